@@ -1,0 +1,213 @@
+"""Speed beside transformers, in one process and alternating: ``python benchmarks/speed.py [--json] [--threads N]``.
+
+Both sides hold the same random weights (fp32) and must give the same numbers before anything is timed:
+- pictures: CLIP ViT-B/32, batches of 16 encoded to embeddings;
+- decoding: LLaVA-shaped, a language model of SmolLM2-135M's size behind a small vision tower, one picture and a short
+  prompt, greedy. `decode` is the time a token after the first takes: the difference between long and short replies.
+Runs alternate between the two sides, so that other work on the machine disturbs both; each figure is the median, and
+the ratio is the median of the ratios of neighbouring runs. `CPU time` is the same ratio of processor time: the figure
+to read with ``--threads 1`` on a machine that does other work too. Import times are the best of five processes, less
+that of ``python -c pass``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+
+from chiasm.core.batch import Batch, ImageSpan
+from chiasm.core.plan import Crop, ImagePlan
+from chiasm.generation.decoding import Limits, generate
+from chiasm.generation.sampling import Sampling
+from chiasm.language.decoder import Decoder
+from chiasm.nn.storage import column_major
+from chiasm.weights.layouts import layout_for
+
+Taken = tuple[float, float, float, float]  # seconds: ours, theirs; of processor time: ours, theirs
+PICTURES, NEW_TOKENS, TEXT_TOKENS = 16, 48, 32
+
+
+class NoText:
+    """Stands where a tokenizer does; neither side turns ids into text here."""
+
+    def stream(self) -> NoText:
+        """A decoder of ids that come one at a time."""
+        return self
+
+    def push(self, index: int) -> str:
+        """Take one id."""
+        return ""
+
+    def finish(self) -> str:
+        """Take the end."""
+        return ""
+
+
+def same_weights(theirs: Any) -> Any:
+    """Our model with the weights of theirs, through the published layout."""
+    description = theirs.config.to_dict()
+    layout = layout_for(description)
+    config = layout.config_from(description)
+    ours = config.build().eval()
+    ours.load_state_dict(layout.table(config).to_ours(theirs.state_dict()), strict=True)
+    for part in ours.modules():
+        if isinstance(part, Decoder):
+            column_major(part)  # as `chiasm.load` does
+    return ours
+
+
+def picture_encoding() -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
+    """CLIP ViT-B/32: ours and theirs, each a function to time."""
+    theirs = transformers.CLIPModel(transformers.CLIPConfig(projection_dim=512)).eval()
+    ours = same_weights(theirs)
+    pixels = torch.randn(PICTURES, 3, 224, 224)
+
+    def reference() -> torch.Tensor:
+        features = theirs.get_image_features(pixel_values=pixels)
+        features = getattr(features, "pooler_output", features)
+        return features / features.norm(dim=-1, keepdim=True)
+
+    return lambda: ours.embed_images(pixels), reference
+
+
+def decoding(new_tokens: int) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
+    """A LLaVA with a 135M language model: ours and theirs, each a function to time that gives the new ids."""
+    torch.manual_seed(0)
+    text = transformers.LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=8192, rope_theta=100000.0, rms_norm_eps=1e-5,
+        tie_word_embeddings=True, eos_token_id=None, pad_token_id=0, initializer_range=0.04,
+    )  # fmt: skip
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=112,
+        patch_size=16,
+    )
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=text, image_token_id=49151, tie_word_embeddings=True
+    )
+    theirs = transformers.LlavaForConditionalGeneration(config).eval()
+    ours = same_weights(theirs)
+    slots = (112 // 16) ** 2
+    ids = torch.randint(1, 49000, (1, slots + TEXT_TOKENS))
+    ids[0, 8 : 8 + slots] = 49151
+    pixels, attend = torch.randn(1, 3, 112, 112), torch.ones_like(ids)
+    crop = Crop(resized=(112, 112), offset=(0, 0), size=(112, 112))
+    plan = ImagePlan(source=(112, 112), crops=(crop,), tokens=(7, 7), num_tokens=slots)
+    batch = Batch(ids, attend.bool(), pixels, (plan,), (ImageSpan(0, 8, 8 + slots),))
+    limits = Limits(max_new_tokens=new_tokens, eos_ids=frozenset())
+
+    def mine() -> torch.Tensor:
+        return torch.tensor(generate(ours, batch, NoText(), limits, Sampling())[0].token_ids)
+
+    def reference() -> torch.Tensor:
+        out = theirs.generate(
+            input_ids=ids, attention_mask=attend, pixel_values=pixels, max_new_tokens=new_tokens, do_sample=False
+        )
+        return out[0, ids.shape[1] :]
+
+    return mine, reference
+
+
+@torch.inference_mode()
+def compare(ours: Callable[[], torch.Tensor], theirs: Callable[[], torch.Tensor], runs: int) -> list[Taken]:
+    """Check that both sides agree, then time them in turns.
+
+    Args:
+        ours, theirs: what to time.
+        runs: pairs of runs after one warm-up each.
+
+    Returns:
+        One `Taken` a run.
+    """
+    torch.testing.assert_close(ours(), theirs(), atol=1e-4, rtol=1e-4)
+    pairs = []
+    for run in range(runs):
+        sides = [(0, ours), (1, theirs)] if run % 2 else [(1, theirs), (0, ours)]
+        taken = [0.0] * 4
+        for place, side in sides:
+            start, busy = time.perf_counter(), time.process_time()
+            side()
+            taken[place], taken[place + 2] = time.perf_counter() - start, time.process_time() - busy
+        pairs.append((taken[0], taken[1], taken[2], taken[3]))
+    return pairs
+
+
+def summary(pairs: list[Taken], work: int, unit: str) -> dict[str, Any]:
+    """Medians and their ratio; `work` units are done in one run."""
+    ours, theirs = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
+    ratio = statistics.median(pair[1] / pair[0] for pair in pairs)
+    busy = statistics.median(pair[3] / pair[2] for pair in pairs)
+    return {
+        "unit": unit,
+        "chiasm": round(work / ours, 2),
+        "transformers": round(work / theirs, 2),
+        "ratio": round(ratio, 3),
+        "processor_time_ratio": round(busy, 3),
+        "runs": len(pairs),
+    }
+
+
+def start_seconds(*words: str) -> float:
+    """Best of five wall-clock times of a python process, less the best of a bare one."""
+
+    def best(arguments: tuple[str, ...]) -> float:
+        taken = []
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    return best(words) - best(("-c", "pass"))
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of both sides")
+    parser.add_argument("--runs", type=int, default=9, help="pairs of runs of each figure")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    transformers.logging.set_verbosity_error()
+
+    rows = {"clip_vit_b_32 encoding": summary(compare(*picture_encoding(), options.runs), PICTURES, "pictures/s")}
+    whole = compare(*decoding(NEW_TOKENS), options.runs)
+    first = compare(*decoding(1), options.runs)
+    rows["llava-shaped reply"] = summary(whole, NEW_TOKENS, "tokens/s")
+    rows["llava-shaped prefill"] = summary(first, 1, "prompts/s")
+    ends = [statistics.median(pair[side] for pair in first) for side in range(4)]
+    steps = [(a - ends[0], b - ends[1], c - ends[2], d - ends[3]) for a, b, c, d in whole]
+    rows["llava-shaped decode"] = summary(steps, NEW_TOKENS - 1, "tokens/s")
+    starts = {
+        "import chiasm": round(start_seconds("-c", "import chiasm"), 3),
+        "chiasm --help": round(start_seconds("-m", "chiasm", "--help"), 3),
+    }
+    if options.json:
+        print(json.dumps({"threads": options.threads, "torch": torch.__version__, "speed": rows, "seconds": starts}))
+        return 0
+    title = f"fp32, {options.threads} threads, {options.runs} runs"
+    print(f"{title:26}{'chiasm':>12}{'transformers':>14}{'ratio':>8}{'CPU time':>10}")
+    for name, row in rows.items():
+        speeds = f"{row['chiasm']:>12}{row['transformers']:>14}"
+        print(f"{name:26}{speeds}{row['ratio']:>7}×{row['processor_time_ratio']:>9}× {row['unit']}")
+    for name, seconds in starts.items():
+        print(f"{name:26}{seconds:>12} s over a bare python")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

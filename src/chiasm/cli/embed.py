@@ -1,0 +1,67 @@
+"""`chiasm embed`: vectors of pictures and texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from chiasm.cli.options import LOADING, Loading
+from chiasm.cli.output import UsageError, emit, say
+
+Many = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
+
+
+def embed(
+    model: str,
+    /,
+    *,
+    image: Many = (),
+    text: Many = (),
+    out: Path | None = None,
+    options: Loading = LOADING,
+) -> None:
+    """Embed pictures or texts: chiasm embed MODEL --image cat.png dog.png --out cats.npy.
+
+    Args:
+        model: A bundled name, a folder, or a hub id.
+        image: Picture files.
+        text: Texts.
+        out: Where to write the vectors: .npy (pictures or texts) or .safetensors (both).
+    """
+    if not image and not text:
+        raise UsageError("neither --image nor --text was given", hint="chiasm embed MODEL --image IMAGE")
+    if out is not None and out.suffix not in (".npy", ".safetensors"):
+        raise UsageError(f"--out ends in {out.suffix!r}, known endings are .npy and .safetensors")
+    if out is not None and out.suffix == ".npy" and image and text:
+        raise UsageError(
+            f".npy holds one array, {len(image)} pictures and {len(text)} texts make two",
+            hint="--out vectors.safetensors",
+        )
+    loaded = options.load(model)
+    vectors = {}
+    if image:
+        vectors["images"] = loaded.embed_images(list(image)).cpu()
+    if text:
+        vectors["texts"] = loaded.embed_texts(list(text)).cpu()
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".npy":
+            import numpy
+
+            numpy.save(out, next(iter(vectors.values())).numpy())
+        else:
+            from safetensors.torch import save_file
+
+            save_file({name: value.contiguous() for name, value in vectors.items()}, out)
+    shapes = {name: list(value.shape) for name, value in vectors.items()}
+    if options.json:
+        data = {} if out else vectors
+        emit({"model": model, "shapes": shapes, "out": str(out) if out else None, **data})
+    elif out is not None:
+        say(f"{out}: " + ", ".join(f"{name} {rows}×{width}" for name, (rows, width) in shapes.items()))
+    else:
+        for value in vectors.values():
+            for row in value.tolist():
+                say(" ".join(f"{number:.6f}" for number in row))

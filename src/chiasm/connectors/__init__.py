@@ -1,0 +1,1 @@
+"""Connectors: from a vision tower's features to what the language side takes."""

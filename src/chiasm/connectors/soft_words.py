@@ -1,0 +1,154 @@
+"""A connector that speaks in soft words: every thing it finds becomes a few mixtures of real input embeddings.
+
+    h = W₁ LN((x − shift) · scale) + p;   h ← blocks(h);   z = W₂ LN(h) / ‖W₂ LN(h)‖
+    π_v = softmax(t z · m_v)              for the vocabularies of what a thing is and where it is
+    n_i = Σ_j |π_j| ⟨√π̂_i, √π̂_j⟩          how many are like the thing in cell i, summed over all cells j
+    π_k = softmax(−s (n − k)²)            for the vocabulary of counts k = 1, 2, …
+    token = Σ_w π_vw e_vw
+
+|π| is the probability that a cell holds anything and π̂ its names alone, so that ⟨√π̂_i, √π̂_j⟩ (Bhattacharyya's
+coefficient) is 1 for two cells with the same doubts about the same thing. x are a frozen tower's features of one
+cell, p is a learned position, the blocks are self-attention over the cells. m_vw are unit vectors that stand for
+word w, e_vw the language model's own input embeddings of its tokens: what the language model reads lies among what
+it knows how to read, as in AlignVLM (Masry et al. 2025), whose mixtures are over the whole vocabulary. Only the
+`num_slots` cells that most probably hold something are spoken of, in reading order, so a picture costs num_slots ×
+(tokens of a phrase).
+
+The first vocabulary has one more entry, "nothing", with vectors of its own; an empty cell's phrase is that. Counts
+are sums of what the cells say, not words that the blocks could learn by heart: of learned counts, 93 % came out right
+for things in training scenes and 77 % in other ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from chiasm.nn.attention import AttentionConfig
+from chiasm.nn.blocks import BlockConfig
+from chiasm.nn.mlp import MLPConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoftWordsConfig:
+    """A soft-word connector.
+
+    Attributes:
+        input_dim: width of a cell's features.
+        output_dim: D of the language model.
+        num_positions: P, cells of a picture.
+        hidden_dim: width in between.
+        num_layers: self-attention blocks.
+        num_heads: of each block.
+        words: size of each vocabulary: names, places, counts.
+        tokens: tokens of a word, by vocabulary.
+        num_slots: cells that are spoken of.
+    """
+
+    input_dim: int
+    output_dim: int
+    num_positions: int
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    words: tuple[int, int, int]
+    tokens: tuple[int, int, int]
+    num_slots: int
+
+    @property
+    def num_tokens(self) -> int:
+        """N, visual tokens of a picture."""
+        return self.num_slots * sum(self.tokens)
+
+    def build(self) -> SoftWordConnector:
+        return SoftWordConnector(self)
+
+    def block(self) -> BlockConfig:
+        attention = AttentionConfig(hidden_dim=self.hidden_dim, num_heads=self.num_heads)
+        mlp = MLPConfig(input_dim=self.hidden_dim, hidden_dim=4 * self.hidden_dim)
+        return BlockConfig(attention=attention, mlp=mlp, norm_eps=1e-5)
+
+
+class SoftWordConnector(nn.Module):
+    """Cells → phrases of soft words."""
+
+    shift: torch.Tensor
+    scale: torch.Tensor
+    match_0: torch.Tensor
+    match_1: torch.Tensor
+    phrase_0: torch.Tensor
+    phrase_1: torch.Tensor
+    phrase_2: torch.Tensor
+
+    def __init__(self, config: SoftWordsConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, dim = config.hidden_dim, config.output_dim
+        self.register_buffer("shift", torch.zeros(config.input_dim))
+        self.register_buffer("scale", torch.ones(config.input_dim))
+        self.norm_in = nn.LayerNorm(config.input_dim)
+        self.proj_in = nn.Linear(config.input_dim, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(config.num_positions, width))
+        self.blocks = nn.ModuleList(config.block().build() for _ in range(config.num_layers))
+        self.norm_out = nn.LayerNorm(width)
+        self.proj_out = nn.Linear(width, dim)
+        self.nothing = nn.Parameter(0.05 * torch.randn(dim))
+        self.log_scale = nn.Parameter(torch.tensor([3.0]))
+        self.log_sharpness = nn.Parameter(torch.tensor([0.0]))
+        self.silence = nn.Parameter(0.02 * torch.randn(sum(config.tokens), dim))
+        for index, (words, tokens) in enumerate(zip(config.words, config.tokens, strict=True)):
+            self.register_buffer(f"phrase_{index}", torch.randn(words, tokens, dim))
+            if index < 2:
+                self.register_buffer(f"match_{index}", F.normalize(torch.randn(words, dim), dim=-1))
+
+    def standardise(self, features: torch.Tensor) -> None:
+        """Set shift and scale from a sample: (…, input_dim) features."""
+        flat = features.flatten(0, -2).float()
+        self.shift.copy_(flat.mean(0))
+        self.scale.copy_(1 / (flat.std(0) + 1e-3))
+
+    def set_words(self, vocabulary: int, phrases: torch.Tensor, match: torch.Tensor | None) -> None:
+        """Set one vocabulary: (words, tokens, D) input embeddings, and (words, D) unit vectors but for counts."""
+        getattr(self, f"phrase_{vocabulary}").copy_(phrases)
+        if match is not None:
+            getattr(self, f"match_{vocabulary}").copy_(match)
+
+    def directions(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, P, input_dim) features → (B, P, D) unit vectors."""
+        x = self.proj_in(self.norm_in((features - self.shift) * self.scale)) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return F.normalize(self.proj_out(self.norm_out(x)), dim=-1)
+
+    def logits(self, directions: torch.Tensor) -> list[torch.Tensor]:
+        """(B, P, D) float32 directions → (B, P, words) of each vocabulary; the first ends with "nothing"."""
+        scaled = self.log_scale.exp() * directions
+        what = scaled @ torch.cat((self.match_0, F.normalize(self.nothing, dim=0)[None])).T
+        held = what.softmax(-1)[..., :-1]  # (B, P, names)
+        there = held.sum(-1, keepdim=True)  # (B, P, 1)
+        root = (held / there.clamp(min=1e-6) + 1e-8).sqrt()
+        like = (root * (there * root).sum(1, keepdim=True)).sum(-1)  # (B, P)
+        counts = torch.arange(1, self.config.words[2] + 1, device=like.device)
+        many = -self.log_sharpness.exp() * (like[..., None] - counts) ** 2
+        return [what, scaled @ self.match_1.T, many]
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, P, input_dim) features → (B, N, D) tokens."""
+        shares = [logits.softmax(-1) for logits in self.logits(self.directions(features).float())]
+        there = 1 - shares[0][..., -1]  # (B, P)
+        side = round(there.shape[1] ** 0.5)
+        grid = there.view(-1, 1, side, side)
+        peak = (grid >= F.max_pool2d(grid, 3, 1, 1)).flatten(1)
+        # a thing between cells may show in several: the strongest speaks for all of them
+        around = F.avg_pool2d(grid, 3, 1, 1, divisor_override=1).flatten(1).clamp(max=1.0)
+        sure = torch.where(peak, around, there)
+        chosen = torch.where(peak, there, 0.1 * there).topk(self.config.num_slots).indices.sort().values[..., None]
+        shares = [share.gather(1, chosen.expand(-1, -1, share.shape[-1])) for share in shares]
+        names = shares[0][..., :-1] / shares[0][..., :-1].sum(-1, keepdim=True).clamp(min=1e-6)
+        mixtures = zip((names, *shares[1:]), (self.phrase_0, self.phrase_1, self.phrase_2), strict=True)
+        said = torch.cat([torch.einsum("bsw,wtd->bstd", share, phrase) for share, phrase in mixtures], 2)
+        sure = sure.gather(1, chosen[..., 0])[..., None, None]  # (B, slots, 1, 1)
+        return (sure * said + (1 - sure) * self.silence).flatten(1, 2)

@@ -1,0 +1,52 @@
+"""`Batch`: everything a model needs for one forward pass, produced by a processor and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from chiasm.core.plan import ImagePlan
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """Where one picture's visual tokens stand: `row` of the batch, `[start, stop)` in its unpadded ids."""
+
+    row: int
+    start: int
+    stop: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """Model inputs for B conversations (or texts, or pictures).
+
+    Attributes:
+        input_ids: (B, T) int64 text ids, picture slots included; None for pictures alone.
+        attention_mask: (B, T) bool, True = attend.
+        pixel_values: (crops, 3, h, w) float32, every crop of every picture in reading order.
+        plans: one `ImagePlan` a picture, in reading order.
+        spans: one `ImageSpan` a picture, in the same order; indices count padding in.
+        labels: (B, T) int64, -100 where nothing is supervised; None outside training.
+        prompts: the rendered prompt strings, for `inspect`.
+    """
+
+    input_ids: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    pixel_values: torch.Tensor | None = None
+    plans: Sequence[ImagePlan] = field(default=())
+    spans: Sequence[ImageSpan] = field(default=())
+    labels: torch.Tensor | None = None
+    prompts: Sequence[str] = field(default=())
+
+    def to(self, device: Any) -> Batch:
+        """The same batch with every tensor on `device`."""
+        moved = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            moved[item.name] = value.to(device) if hasattr(value, "to") else value
+        return replace(self, **moved)

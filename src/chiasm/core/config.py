@@ -1,0 +1,102 @@
+"""Configuration dataclasses ↔ JSON: the stored form of the families that this library publishes itself.
+
+A dataclass becomes a mapping with its class's name under ``type``. Reading takes only classes that the expected
+type's annotations name, and subclasses of those that their modules define, so a file can't choose what is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from chiasm.core.errors import ConfigError
+
+
+def to_dict(config: Any) -> Any:
+    """A configuration dataclass → plain JSON values, nested ones included."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        return {"type": type(config).__name__, **fields}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(item) for item in config]
+    return config
+
+
+def from_dict(kind: type, data: Any, where: str = "config") -> Any:
+    """Plain JSON values → a configuration.
+
+    Args:
+        kind: the expected dataclass.
+        data: what `to_dict` gave.
+        where: how errors name it.
+
+    Returns:
+        An instance of `kind`.
+
+    Raises:
+        ConfigError: an unknown type or field, or a value of the wrong kind; it is named by its path.
+    """
+    return _read(kind, data, where)
+
+
+def _read(kind: Any, data: Any, where: str) -> Any:
+    choices = _choices(kind)
+    classes = [c for choice in choices for c in _dataclasses(choice)]
+    if classes:
+        if data is None and type(None) in choices:
+            return None
+        return _read_dataclass(classes, data, where)
+    if typing.get_origin(kind) is tuple:
+        return _read_tuple(typing.get_args(kind), data, where)
+    plain = tuple(choice for choice in choices if isinstance(choice, type))
+    if float in plain and isinstance(data, int) and not isinstance(data, bool):
+        return data if int in plain else float(data)
+    if isinstance(data, bool) and bool not in plain or not isinstance(data, plain):
+        raise ConfigError("config_value", f"{where} is {data!r}, not {' or '.join(c.__name__ for c in plain)}")
+    return data
+
+
+def _read_dataclass(classes: list[type], data: Any, where: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise ConfigError("config_value", f"{where} is {data!r}, not a mapping")
+    by_name = {c.__name__: c for c in classes}
+    name = data.get("type", classes[0].__name__)
+    if name not in by_name:
+        raise ConfigError("config_type", f"{where} has type {name!r}; known here are {', '.join(by_name)}")
+    chosen = by_name[name]
+    hints = typing.get_type_hints(chosen)
+    fields = {field.name: field for field in dataclasses.fields(chosen) if field.init}
+    unknown = sorted(set(data) - set(fields) - {"type"})
+    if unknown:
+        raise ConfigError("config_field", f"{where} has {len(unknown)} unknown fields, first {unknown[0]!r}")
+    values = {key: _read(hints[key], data[key], f"{where}.{key}") for key in fields if key in data}
+    try:
+        return chosen(**values)
+    except TypeError as error:
+        raise ConfigError("config_field", f"{where}: {error}") from None
+
+
+def _read_tuple(inner: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(data, (list, tuple)):
+        raise ConfigError("config_value", f"{where} is {data!r}, not a list")
+    if len(inner) == 2 and inner[1] is Ellipsis:
+        inner = (inner[0],) * len(data)
+    if len(inner) != len(data):
+        raise ConfigError("config_value", f"{where} has {len(data)} entries, needs {len(inner)}")
+    return tuple(_read(kind, item, f"{where}[{at}]") for at, (kind, item) in enumerate(zip(inner, data, strict=True)))
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _dataclasses(kind: Any) -> list[type]:
+    """A dataclass and its subclasses; nothing for any other type."""
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        return []
+    subclasses: list[type] = type.__subclasses__(kind)
+    # a slotted dataclass is made anew under its own name, and the discarded first one stays listed
+    return [kind, *(c for c in subclasses if c.__name__ != kind.__name__)]

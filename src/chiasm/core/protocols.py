@@ -1,0 +1,42 @@
+"""What generation, evaluation, serving and training see of a model: behaviour, never a family's class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from chiasm.core.batch import Batch
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DecodingState(Protocol):
+    """Everything a running decode remembers between two tokens."""
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep the sequences `rows` (B′,), in that order; repeats are allowed."""
+
+
+@runtime_checkable
+class Generative(Protocol):
+    """A module that writes text."""
+
+    def prefill(self, batch: Batch, capacity: int) -> tuple[torch.Tensor, DecodingState]:
+        """Read the prompts; return (B, V) logits of the next token and a state for up to `capacity` positions."""
+
+    def decode(self, token_ids: torch.Tensor, state: DecodingState) -> torch.Tensor:
+        """Take one more token (B,) a sequence; return (B, V) logits of the one after it."""
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """A module that puts pictures and texts into one space."""
+
+    def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(I, 3, h, w) → (I, E), L2-normalised."""
+
+    def embed_texts(self, ids: torch.Tensor, attend: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, T) → (B, E), L2-normalised."""
+
+    def logits(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        """(I, E), (B, E) → (I, B)."""

@@ -1,0 +1,47 @@
+"""What generation and scoring give back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request; picture tokens are part of the prompt's."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    image_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One generated answer.
+
+    Attributes:
+        text: decoded, without control tokens and without the stop string that ended it.
+        token_ids: generated ids, the ending token not counted.
+        logprobs: natural-log probability of each id under the model (temperature 1, no truncation).
+        finish_reason: ``stop`` (the model ended or a stop string came) or ``length``.
+        usage: token counts.
+    """
+
+    text: str
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    finish_reason: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Likelihood of one given answer: its ids, their log-probabilities and the sum."""
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+
+    @property
+    def total(self) -> float:
+        """Sum of the log-probabilities."""
+        return float(sum(self.logprobs))

@@ -1,0 +1,1 @@
+"""Reading and generating data: readers, packs of real pictures, generated worlds."""

@@ -1,0 +1,1 @@
+"""Generated pictures with exact ground truth; every sample is a pure function of (seed, split, index)."""

@@ -1,0 +1,1 @@
+"""Fusions: how a vision tower, a connector and a language tower become one model."""

@@ -1,0 +1,178 @@
+"""Splice fusion: visual tokens take the place of picture slots in a causal language model's input.
+
+The fusion of LLaVA (Liu et al. 2023, §4.1), BLIP-2's second stage, PaLM-E and most later systems. A family says
+how features are read off its tower (`visual_features`) and how one picture's crops become a sequence (`arrange`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from chiasm.core.batch import Batch, ImageSpan
+from chiasm.core.errors import PromptError
+from chiasm.core.plan import ImagePlan
+from chiasm.language.decoder import Decoder
+from chiasm.nn.cache import Cache
+from chiasm.nn.masks import real_tokens
+
+
+@dataclass(slots=True)
+class SplicedState:
+    """A running decode.
+
+    Attributes:
+        cache: keys and values.
+        attend: (B, capacity) bool, True = a real token or a position still to come; None = no padding.
+        positions: (B, 1) the next token's position.
+    """
+
+    cache: Cache
+    attend: torch.Tensor | None
+    positions: torch.Tensor
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep the sequences `rows` (B′,), in that order."""
+        self.cache.select(rows)
+        self.positions = self.positions[rows]
+        if self.attend is not None:
+            self.attend = real_tokens(self.attend[rows])
+
+
+class SplicedLM(nn.Module, ABC):
+    """vision → connector → language, the visual tokens spliced into the text's embeddings."""
+
+    def __init__(self, vision: nn.Module, connector: nn.Module, language: Decoder) -> None:
+        super().__init__()
+        self.vision, self.connector, self.language = vision, connector, language
+
+    @abstractmethod
+    def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(crops, 3, h, w) pixels → (crops, P, D) features of the vision tower, before the connector."""
+
+    def arrange(self, tokens: torch.Tensor, plan: ImagePlan) -> torch.Tensor:
+        """One picture's (crops, P, D) connected tokens → its (N, D) sequence."""
+        return tokens.flatten(0, 1)
+
+    def encode_images(self, pixels: torch.Tensor, plans: list[ImagePlan] | tuple[ImagePlan, ...]) -> list[torch.Tensor]:
+        """Encode pictures.
+
+        Args:
+            pixels: (crops, 3, h, w), every crop of every picture in reading order.
+            plans: one a picture.
+
+        Returns:
+            One (N, D) tensor a picture.
+        """
+        tokens = self.connector(self.visual_features(pixels.to(self.language.embed_tokens.weight.dtype)))
+        pieces = tokens.split([len(plan.crops) for plan in plans])
+        return [self.arrange(piece, plan) for piece, plan in zip(pieces, plans, strict=True)]
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """Input embeddings with every picture in its place.
+
+        Args:
+            batch: `input_ids` (B, T), and `pixel_values`, `plans`, `spans` where there are pictures.
+
+        Returns:
+            (B, T, D).
+
+        Raises:
+            PromptError: a picture's tokens don't fill its slot exactly.
+        """
+        assert batch.input_ids is not None
+        slots = torch.zeros_like(batch.input_ids, dtype=torch.bool)
+        for span in batch.spans:
+            slots[span.row, span.start : span.stop] = True
+        # a slot's own id may lie outside the vocabulary, and its embedding is replaced anyway
+        embeds = self.language.embed_tokens(batch.input_ids.masked_fill(slots, 0))
+        if batch.pixel_values is None:
+            return embeds
+        pictures = self.encode_images(batch.pixel_values, list(batch.plans))
+        return splice(embeds, pictures, list(batch.spans))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits of every position.
+
+        Args:
+            batch: see `embed`; `attention_mask` (B, T) where there is padding.
+
+        Returns:
+            (B, T, V).
+        """
+        attend = real_tokens(batch.attention_mask)
+        positions = None if attend is None else (attend.cumsum(1) - 1).clamp(min=0)
+        return self.language.logits(self.language(self.embed(batch), attend=attend, positions=positions))
+
+    def prefill(self, batch: Batch, capacity: int) -> tuple[torch.Tensor, SplicedState]:
+        """Read left-padded prompts.
+
+        Args:
+            batch: see `forward`.
+            capacity: most positions a sequence will take, the prompt's counted.
+
+        Returns:
+            (B, V) logits of the next token, and the state to go on from.
+        """
+        embeds = self.embed(batch)
+        rows, length = embeds.shape[:2]
+        cache = self.language.new_cache(rows, capacity)
+        attend = real_tokens(batch.attention_mask)
+        if attend is None:
+            positions = torch.arange(length, device=embeds.device).expand(rows, -1)
+        else:
+            positions = (attend.cumsum(1) - 1).clamp(min=0)
+        hidden = self.language(embeds, attend=attend, positions=positions, cache=cache)
+        if attend is not None:
+            attend = nn.functional.pad(attend, (0, capacity - length), value=True)
+        state = SplicedState(cache, attend, positions[:, -1:] + 1)
+        return self.language.logits(hidden[:, -1]), state
+
+    def decode(self, token_ids: torch.Tensor, state: SplicedState) -> torch.Tensor:
+        """One more token.
+
+        Args:
+            token_ids: (B,).
+            state: moved on in place.
+
+        Returns:
+            (B, V) logits of the token after it.
+        """
+        attend = None if state.attend is None else state.attend[:, : state.cache.length + 1]
+        embeds = self.language.embed_tokens(token_ids[:, None])
+        hidden = self.language(embeds, attend=attend, positions=state.positions, cache=state.cache)
+        state.positions = state.positions + 1
+        return self.language.logits(hidden[:, -1])
+
+
+def splice(embeds: torch.Tensor, pictures: list[torch.Tensor], spans: list[ImageSpan]) -> torch.Tensor:
+    """Put visual tokens into their slots.
+
+    Args:
+        embeds: (B, T, D) text embeddings.
+        pictures: one (N, D) tensor a picture.
+        spans: where each picture goes.
+
+    Returns:
+        (B, T, D), a new tensor; gradients reach both inputs.
+
+    Raises:
+        PromptError: counts disagree; both numbers and the picture are named.
+    """
+    if len(pictures) != len(spans):
+        raise PromptError("image_count", f"{len(pictures)} pictures encoded, {len(spans)} picture slots in the prompts")
+    rows: list[int] = []
+    columns: list[int] = []
+    for index, (tokens, span) in enumerate(zip(pictures, spans, strict=True)):
+        if len(tokens) != span.stop - span.start:
+            slot = span.stop - span.start
+            raise PromptError(
+                "image_tokens", f"picture {index} has {len(tokens)} visual tokens, its slot {slot} positions"
+            )
+        rows += [span.row] * len(tokens)
+        columns += range(span.start, span.stop)
+    where = (torch.tensor(rows, device=embeds.device), torch.tensor(columns, device=embeds.device))
+    return embeds.index_put(where, torch.cat(pictures).to(embeds.dtype))

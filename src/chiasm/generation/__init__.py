@@ -1,0 +1,1 @@
+"""Generation over protocols: sampling, greedy and beam decoding, streaming, scoring."""

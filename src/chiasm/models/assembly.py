@@ -1,0 +1,107 @@
+"""What several families' wiring shares: tower shorthands, and the processor put together from a folder's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from chiasm.language.decoder import DecoderConfig
+from chiasm.nn.positions import RotaryConfig
+from chiasm.processing.image_processor import ImageProcessor
+from chiasm.processing.processor import Processor
+from chiasm.processing.tokenizer import Tokenizer
+from chiasm.vision.vit import ViTConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a checkpoint's folder says about processing; a miniature has only a tokenizer and a template.
+
+    Attributes:
+        tokenizer: ids of texts and control tokens.
+        pictures: the picture settings, as `preprocessor_config.json` or the newer nested form gives them.
+        template: the chat template; None = the prompt is the concatenated text.
+        settings: the rest of `processor_config.json`.
+    """
+
+    tokenizer: Tokenizer
+    pictures: Mapping[str, Any] | None = None
+    template: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def conversational(self, pictures: ImageProcessor, image_token_id: int, context_length: int | None) -> Processor:
+        """The processor of a model that takes conversations."""
+        token = self.tokenizer.id_to_token(image_token_id)
+        return Processor(self.tokenizer, pictures, template=self.template, image_token=token, max_length=context_length)
+
+
+def picture_processor(parts: Parts, kind: str, image_size: int, **shape: Any) -> ImageProcessor:
+    """The picture processor a folder describes, or the family's own at the tower's size where it says nothing.
+
+    Args:
+        parts: the folder's parts.
+        kind: the published class name whose defaults apply.
+        image_size: pixels of the tower's side.
+        shape: what the count of visual tokens follows from (patch size, extra tokens, canvases).
+    """
+    settings = parts.pictures or {"image_processor_type": kind, **_own_size(kind, image_size, shape)}
+    return ImageProcessor.from_config({"image_processor_type": kind, **settings}, **shape)
+
+
+def _own_size(kind: str, image_size: int, shape: Mapping[str, Any]) -> dict[str, Any]:
+    square = {"height": image_size, "width": image_size}
+    if kind == "SiglipImageProcessor":
+        return {"size": square}
+    settings: dict[str, Any] = {"size": {"shortest_edge": image_size}, "crop_size": square}
+    if "pinpoints" in shape:
+        settings["image_grid_pinpoints"] = [list(point) for point in shape["pinpoints"]]
+    return settings
+
+
+def clip_tower(
+    image: int, patch: int = 14, width: int = 1024, layers: int = 24, heads: int = 16, mlp: int | None = None
+) -> ViTConfig:
+    """CLIP's ViT (ViT-L/14 by default): class token, a norm before the blocks, patches without a bias."""
+    return ViTConfig(
+        image_size=image,
+        patch_size=patch,
+        hidden_dim=width,
+        num_layers=layers,
+        num_heads=heads,
+        mlp_dim=mlp or 4 * width,
+        act="quick_gelu",
+        norm_eps=1e-5,
+        class_token=True,
+        norm_pre=True,
+        patch_bias=False,
+        attention_pool=False,
+    )
+
+
+def llama(
+    vocab: int,
+    width: int,
+    layers: int,
+    heads: int,
+    kv: int,
+    mlp: int,
+    *,
+    context: int,
+    theta: float = 1e4,
+    eps: float = 1e-5,
+    **more: Any,
+) -> DecoderConfig:
+    """A LLaMA-family decoder by its numbers (V, D, L, H, K, M)."""
+    return DecoderConfig(
+        vocab_size=vocab,
+        hidden_dim=width,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv,
+        mlp_dim=mlp,
+        context_length=context,
+        norm_eps=eps,
+        rotary=RotaryConfig(theta=theta),
+        **more,
+    )

@@ -1,0 +1,330 @@
+"""`Model`: a module, its processor and its family, behind the methods that people call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from chiasm.core.batch import Batch
+from chiasm.core.errors import ConfigError, PromptError
+from chiasm.core.inspection import Inspection
+from chiasm.core.messages import Conversation, parse_conversation
+from chiasm.core.protocols import Embedding, Generative
+from chiasm.core.registry import Family, require
+from chiasm.core.replies import Reply, Score
+from chiasm.generation.decoding import Limits, generate, stream
+from chiasm.generation.sampling import Sampling
+from chiasm.models.inspecting import inspect_conversation
+from chiasm.processing.processor import DualProcessor, Processor, listed
+
+CHUNK = 32  # pictures or texts a forward pass: bounds memory, and larger gains nothing on two cores
+
+
+class Model:
+    """A loaded model.
+
+    Args:
+        module: the network, in evaluation mode.
+        processor: pictures, texts and conversations → `Batch`.
+        family: what it is and can do.
+        config: the family's configuration.
+        writer: (model, folder) → writes the family's published layout; given by the loader.
+        name: what it was loaded as.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        processor: Any,
+        family: Family,
+        config: Any,
+        *,
+        writer: Callable[[Model, Path], None] | None = None,
+        name: str = "",
+    ) -> None:
+        self.module = module.eval()
+        self.processor = processor
+        self.family = family
+        self.config = config
+        self.name = name or family.name
+        self._writer = writer
+
+    def __repr__(self) -> str:
+        parameters = sum(p.numel() for p in self.module.parameters())
+        return f"Model({self.name!r}, family={self.family.name!r}, parameters={parameters:,}, device={self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What the family can do."""
+        return self.family.capabilities
+
+    def embed_images(self, images: Any) -> torch.Tensor:
+        """Embed pictures.
+
+        Args:
+            images: one picture or a sequence: PIL pictures, paths, bytes, data URIs, (h, w, 3) uint8 arrays.
+
+        Returns:
+            (N, E) float32, L2-normalised.
+
+        Raises:
+            CapabilityError: the family has no embeddings.
+            PictureError: a picture can't be read.
+        """
+        module, processor = self._dual("embed_images")
+
+        def embed(part: list[Any]) -> torch.Tensor:
+            pixels = self._ready(processor.images(part)).pixel_values
+            assert pixels is not None
+            return module.embed_images(pixels)
+
+        return _chunked(_listed(images), embed)
+
+    def embed_texts(self, texts: str | Sequence[str], *, truncate: bool = False) -> torch.Tensor:
+        """Embed texts.
+
+        Args:
+            texts: one text or a sequence.
+            truncate: cut texts that are longer than the tower takes, instead of refusing them.
+
+        Returns:
+            (N, E) float32, L2-normalised.
+
+        Raises:
+            CapabilityError: the family has no embeddings.
+            PromptError: a text is longer than the tower takes.
+        """
+        module, processor = self._dual("embed_texts")
+
+        def embed(part: list[str]) -> torch.Tensor:
+            batch = self._ready(processor.texts(part, truncate=truncate))
+            assert batch.input_ids is not None
+            return module.embed_texts(batch.input_ids, batch.attention_mask)
+
+        return _chunked(_listed(texts), embed)
+
+    def similarity(self, images: Any, texts: str | Sequence[str]) -> torch.Tensor:
+        """(images, texts) logits, scaled and biased as the family defines; arguments as for the embeddings."""
+        module, _ = self._dual("similarity")
+        return self._logits(module, self.embed_images(images), self.embed_texts(texts))
+
+    def classify(
+        self, images: Any, labels: Sequence[str], templates: str | Sequence[str] | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """Zero-shot classification.
+
+        Args:
+            images: one picture or a sequence, as for `embed_images`.
+            labels: at least one label.
+            templates: texts with one ``{}`` for the label; a label's vector is the normalised mean over them
+                (Radford et al. 2021, §3.1.4). None = the label by itself.
+
+        Returns:
+            For each picture, (label, probability) from the most to the least probable. Families with a bias
+            (SigLIP) give every label its own sigmoid; the others a softmax over the labels.
+
+        Raises:
+            PromptError: no labels, a label given twice, a template without ``{}``.
+        """
+        module, _ = self._dual("classify")
+        labels, templates = list(labels), _listed(templates if templates is not None else "{}")
+        _check_labels(labels, templates)
+        texts = [template.replace("{}", label) for label in labels for template in templates]
+        vectors = self.embed_texts(texts).view(len(labels), len(templates), -1).mean(1)
+        logits = self._logits(module, self.embed_images(images), F.normalize(vectors, dim=-1))
+        probabilities = logits.softmax(-1) if getattr(module, "logit_bias", None) is None else logits.sigmoid()
+        return [sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1]) for row in probabilities.tolist()]
+
+    def match(self, images: Any, texts: str | Sequence[str]) -> torch.Tensor:
+        """(N,) probability that picture n and text n belong together, by a matching head."""
+        require(self.family, "match", "match()")
+        raise AssertionError("a family with the capability overrides this")
+
+    def generate(
+        self,
+        conversations: Any,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        num_beams: int = 1,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        constraint: Any = None,
+        batch_size: int = 8,
+    ) -> list[Reply]:
+        """Answer conversations.
+
+        Args:
+            conversations: one conversation or a sequence of them (see `core.messages`).
+            max_new_tokens: most tokens of a reply.
+            temperature: 0 = greedy.
+            top_p: mass of the nucleus, (0, 1].
+            num_beams: beam search with that many beams; 1 = none.
+            stop: strings that end a reply.
+            seed: of the sampling; the same for every conversation.
+            constraint: not taken by any family yet.
+            batch_size: conversations in one forward pass.
+
+        Returns:
+            One reply a conversation.
+
+        Raises:
+            CapabilityError: the family doesn't write text.
+            PromptError: an empty question, a count that disagrees, a prompt longer than the context.
+        """
+        module, processor = self._generative("generate")
+        if constraint is not None:
+            raise ConfigError("constraint_unknown", f"constraint {constraint!r} is not understood; only None is")
+        sampling, limits = Sampling(temperature=temperature, top_p=top_p, seed=seed), self._limits(max_new_tokens, stop)
+        parsed = [parse_conversation(item) for item in listed(conversations)]
+        replies: list[Reply] = []
+        for at in range(0, len(parsed), batch_size):
+            batch = self._ready(processor(parsed[at : at + batch_size]))
+            replies += generate(module, batch, processor.tokenizer, limits, sampling, num_beams)
+        return replies
+
+    def stream(
+        self,
+        conversation: Any,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Answer one conversation in pieces of text; arguments as for `generate`."""
+        module, processor = self._generative("stream")
+        sampling, limits = Sampling(temperature=temperature, top_p=top_p, seed=seed), self._limits(max_new_tokens, stop)
+        batch = self._ready(processor([parse_conversation(conversation)]))
+        return stream(module, batch, processor.tokenizer, limits, sampling)
+
+    @torch.inference_mode()
+    def score(self, conversations: Any, answers: str | Sequence[str]) -> list[Score]:
+        """Likelihood of given answers.
+
+        Args:
+            conversations: one conversation a answer, or one for all answers.
+            answers: texts, as the reply to their conversation.
+
+        Returns:
+            One score an answer; the end of the turn is not part of it.
+
+        Raises:
+            CapabilityError: the family doesn't write text.
+            PromptError: counts disagree, or an answer has no token.
+        """
+        module, processor = self._generative("score")
+        parsed = [parse_conversation(item) for item in listed(conversations)]
+        answers = _listed(answers)
+        if len(parsed) == 1:
+            parsed = parsed * len(answers)
+        if len(parsed) != len(answers):
+            raise PromptError("answer_count", f"{len(parsed)} conversations, {len(answers)} answers")
+        return [self._score_one(module, processor, c, answer) for c, answer in zip(parsed, answers, strict=True)]
+
+    def ground(self, image: Any, phrase: str) -> Any:
+        """Boxes or points of a phrase, in original pixels."""
+        require(self.family, "ground", "ground()")
+
+    def locate(self, video: Any, query: str) -> Any:
+        """Time spans of a query, in seconds."""
+        require(self.family, "locate", "locate()")
+
+    def imagine(self, prompts: Any, seed: int | None = None) -> Any:
+        """Pictures of prompts."""
+        require(self.family, "imagine", "imagine()")
+
+    def inspect(self, conversation: Any) -> Inspection:
+        """Show the exact tokens and pixels of one conversation, and what memory it takes.
+
+        Args:
+            conversation: see `core.messages`; for a dual encoder, a message with a picture and a text.
+
+        Returns:
+            The inspection; nothing is computed by the model.
+        """
+        return inspect_conversation(self.module, self.processor, parse_conversation(conversation))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the family's published layout: weights, configuration, processor and tokenizer.
+
+        Args:
+            folder: created; must not exist with files in it.
+
+        Raises:
+            CheckpointError: the folder isn't empty, or the family has no published layout for this variant.
+        """
+        assert self._writer is not None, "a model is saved by the loader that made it"
+        self._writer(self, Path(folder))
+
+    def _dual(self, method: str) -> tuple[Embedding, DualProcessor]:
+        require(self.family, "embed", f"{method}()")
+        assert isinstance(self.module, Embedding)
+        return self.module, self.processor
+
+    def _generative(self, method: str) -> tuple[Generative, Processor]:
+        require(self.family, "generate", f"{method}()")
+        assert isinstance(self.module, Generative)
+        return self.module, self.processor
+
+    def _ready(self, batch: Batch) -> Batch:
+        return batch.to(self.device)
+
+    @torch.inference_mode()
+    def _logits(self, module: Embedding, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        return module.logits(images.to(self.device), texts.to(self.device)).float().cpu()
+
+    def _limits(self, max_new_tokens: int, stop: str | Sequence[str] | None) -> Limits:
+        return Limits(
+            max_new_tokens=max_new_tokens,
+            eos_ids=frozenset(self.processor.tokenizer.eos_ids),
+            stop=tuple(_listed(stop) if stop is not None else ()),
+            context_length=self.processor.max_length,
+        )
+
+    def _score_one(self, module: Any, processor: Processor, conversation: Conversation, answer: str) -> Score:
+        batch = self._ready(processor([conversation]))
+        ids = processor.tokenizer.encode(answer, first=False)
+        if not ids:
+            raise PromptError("answer_empty", "an answer has no token to score")
+        assert batch.input_ids is not None
+        batch.input_ids = torch.cat((batch.input_ids, torch.tensor([ids], device=self.device)), 1)
+        batch.attention_mask = None
+        logits = module(batch)[0, -len(ids) - 1 : -1].float().log_softmax(-1)
+        logprobs = logits[torch.arange(len(ids)), torch.tensor(ids)].tolist()
+        return Score(tuple(ids), tuple(logprobs))
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+@torch.inference_mode()
+def _chunked(items: list[Any], embed: Callable[[list[Any]], torch.Tensor]) -> torch.Tensor:
+    if not items:
+        raise PromptError("nothing_to_embed", "0 items given, at least 1 needed")
+    parts = [embed(items[at : at + CHUNK]).float().cpu() for at in range(0, len(items), CHUNK)]
+    return torch.cat(parts)
+
+
+def _check_labels(labels: list[str], templates: list[str]) -> None:
+    if not labels:
+        raise PromptError("labels_empty", "0 labels given, at least 1 needed", hint="--labels cat,dog")
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise PromptError(
+            "label_twice", f"label {twice!r} is given {labels.count(twice)} times, each must be given once"
+        )
+    for template in templates:
+        if "{}" not in template:
+            raise PromptError("template_slot", f"template {template!r} has 0 slots, it needs {{}} for the label")

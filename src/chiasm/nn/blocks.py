@@ -1,0 +1,96 @@
+"""Transformer blocks: attention and MLP around a residual stream, normalised before (or after) each.
+
+Pre-norm: x + f(norm(x)) (Xiong et al. 2020, fig. 1b); post-norm: norm(x + f(x)) (Vaswani et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from chiasm.nn.attention import AttentionConfig, Rotary
+from chiasm.nn.cache import Cache
+from chiasm.nn.masks import EVERYTHING, AttentionMask
+from chiasm.nn.mlp import GatedMLPConfig, MLPConfig
+from chiasm.nn.norms import RMSNorm
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockConfig:
+    """One transformer layer.
+
+    Attributes:
+        attention, mlp: its two sublayers.
+        norm_eps: ε of both norms.
+        rms_norm: RMSNorm instead of LayerNorm.
+    """
+
+    attention: AttentionConfig
+    mlp: MLPConfig | GatedMLPConfig
+    norm_eps: float
+    rms_norm: bool = False
+
+    def norm(self) -> nn.Module:
+        """A norm as this block's own."""
+        make: Callable[..., nn.Module] = RMSNorm if self.rms_norm else nn.LayerNorm
+        return make(self.attention.hidden_dim, eps=self.norm_eps)
+
+    def build(self) -> Block:
+        return Block(self)
+
+
+class Block(nn.Module):
+    """Pre-norm layer."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.norm1 = config.norm()
+        self.attn = config.attention.build()
+        self.norm2 = config.norm()
+        self.mlp = config.mlp.build()
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        mask: AttentionMask = EVERYTHING,
+        rotary: Rotary | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+        keep: slice | None = None,
+    ) -> torch.Tensor:
+        """One layer.
+
+        Args:
+            x: (B, T, D).
+            mask, rotary, cache, layer: see `Attention.forward`.
+            keep: compute only these positions of the result (they still attend to all T).
+
+        Returns:
+            (B, T, D), or (B, kept, D).
+        """
+        normed = self.norm1(x)
+        if keep is None:
+            x = x + self.attn(normed, mask=mask, rotary=rotary, cache=cache, layer=layer)
+        else:
+            x = x[:, keep] + self.attn(normed[:, keep], normed, mask=mask)
+        return x + self.mlp(self.norm2(x))
+
+
+class PostNormBlock(nn.Module):
+    """Post-norm layer, as in BERT."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.attn = config.attention.build()
+        self.norm1 = config.norm()
+        self.mlp = config.mlp.build()
+        self.norm2 = config.norm()
+
+    def forward(self, x: torch.Tensor, *, mask: AttentionMask = EVERYTHING) -> torch.Tensor:
+        """(B, T, D) → (B, T, D)."""
+        x = self.norm1(x + self.attn(x, mask=mask))
+        return self.norm2(x + self.mlp(x))

@@ -1,0 +1,109 @@
+"""Positions: rotary embedding in one dimension, and interpolation of learned grids.
+
+Rotary embedding (Su et al. 2021, §3.2.2) in the half-split layout of published LLaMA checkpoints: feature
+pair (c, c + C/2) turns by position · θ^(−2c/C).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RotaryConfig:
+    """Plain rotary positions.
+
+    Attributes:
+        theta: base of the frequencies.
+        linear_factor: positions are divided by it (1.0 = as trained).
+    """
+
+    theta: float = 10000.0
+    linear_factor: float = 1.0
+
+    def frequencies(self, head_dim: int) -> torch.Tensor:
+        """(C/2,) float32, radians per position."""
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+        return 1.0 / (self.theta**exponents) / self.linear_factor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Llama3RotaryConfig(RotaryConfig):
+    """Llama 3.1's long-context rule: low frequencies are slowed, high ones kept, a ramp between.
+
+    Attributes:
+        factor: how much the lowest frequencies are slowed.
+        low_freq_factor, high_freq_factor: the ramp's ends, in turns per original context.
+        original_context: tokens of the context before extension.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context: int
+
+    def frequencies(self, head_dim: int) -> torch.Tensor:
+        """(C/2,) float32, radians per position."""
+        # super() needs its arguments: slots=True makes the dataclass anew
+        plain = super(Llama3RotaryConfig, self).frequencies(head_dim)
+        turns = self.original_context * plain / (2 * math.pi)
+        smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        mixed = (1 - smooth) * plain / self.factor + smooth * plain
+        return torch.where(
+            turns < self.low_freq_factor, plain / self.factor, torch.where(turns > self.high_freq_factor, plain, mixed)
+        )
+
+
+def rotary_tables(
+    positions: torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of every position, computed once per forward pass and shared by all layers.
+
+    Args:
+        positions: (B, T) or (1, T) integer positions.
+        frequencies: (C/2,) radians per position.
+        dtype: type of the tables.
+
+    Returns:
+        Two tensors (B, 1, T, C); the first half's sine is negated, see `rotate`.
+    """
+    angles = positions[:, None, :, None].float() * frequencies  # (B, 1, T, C/2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
+
+
+def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Turn queries or keys by their positions.
+
+    Args:
+        x: (B, H, T, C).
+        tables: cosines and signed sines (B, 1, T, C) from `rotary_tables`.
+
+    Returns:
+        (B, H, T, C).
+    """
+    cos, signed_sin = tables
+    # (x1, x2) → (x1 cos − x2 sin, x2 cos + x1 sin): swapping the halves needs no negation, the table has it
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
+
+
+def resize_grid(embedding: torch.Tensor, source: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
+    """Interpolate a learned grid of positions to another grid (bicubic).
+
+    Args:
+        embedding: (rows·columns, D) in raster order.
+        source: (rows, columns) it was learned on.
+        target: (rows, columns) wanted.
+
+    Returns:
+        (target rows·columns, D).
+    """
+    if source == target:
+        return embedding
+    grid = embedding.reshape(1, *source, -1).permute(0, 3, 1, 2).float()  # (1, D, rows, columns)
+    grid = F.interpolate(grid, size=target, mode="bicubic", align_corners=False)
+    return grid.permute(0, 2, 3, 1).reshape(target[0] * target[1], -1).to(embedding.dtype)

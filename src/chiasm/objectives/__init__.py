@@ -1,0 +1,1 @@
+"""Losses: functions of embeddings or logits, free of any family."""

@@ -1,0 +1,1 @@
+"""From messages, pictures and text to a `Batch`: pure functions, no model."""

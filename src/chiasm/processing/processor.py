@@ -1,0 +1,342 @@
+"""Processors: conversations, texts and pictures → `Batch`, the only way into a model.
+
+`Processor` serves models that take conversations, `DualProcessor` those that embed texts and pictures. Both read
+every picture through `pictures.read_picture` and take its token count from its `ImagePlan`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from chiasm.core.batch import Batch, ImageSpan
+from chiasm.core.errors import PictureError, PromptError
+from chiasm.core.messages import Conversation, ImagePart, parse_conversation
+from chiasm.core.plan import ImagePlan
+from chiasm.processing.prompt import Prompt, PromptRenderer
+from chiasm.processing.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+IGNORED = -100  # a label that no loss looks at
+
+
+class Pictures(Protocol):
+    """What a processor needs of an image processor."""
+
+    def read(self, source: Any) -> Image.Image:
+        """The picture behind any source."""
+        ...
+
+    def plan(self, picture: Any) -> ImagePlan:
+        """What happens to one picture."""
+        ...
+
+    def pixels(self, pictures: Sequence[Any]) -> tuple[torch.Tensor, list[ImagePlan]]:
+        """(crops, 3, h, w) float32 of every picture, and one plan a picture."""
+        ...
+
+    def as_seen(self, pixels: torch.Tensor) -> Image.Image:
+        """One crop (3, h, w) as a picture."""
+        ...
+
+    def to_config(self) -> dict[str, Any]:
+        """The published settings."""
+        ...
+
+
+class Processor:
+    """Conversations → batches.
+
+    Args:
+        tokenizer: the text side.
+        image_processor: the picture side; None for a language model alone.
+        template: the chat template's source; None joins a conversation's texts.
+        image_token: the control token that stands for a picture.
+        max_length: longest prompt in tokens; None = unlimited.
+        max_images: most pictures in a conversation; None = unlimited.
+        settings: further entries of processor_config.json, such as `processor_class` and `patch_size`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        image_processor: Pictures | None = None,
+        *,
+        template: str | None = None,
+        image_token: str | None = "<image>",
+        max_length: int | None = None,
+        max_images: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer, self.image_processor = tokenizer, image_processor
+        self.template, self.image_token = template, image_token if image_processor is not None else None
+        self.max_length, self.max_images = max_length, max_images
+        self.settings = dict(settings or {})
+        self.renderer = PromptRenderer(tokenizer, template, self.image_token)
+
+    def __call__(self, conversations: Any, *, add_generation_prompt: bool = True, supervise: bool = False) -> Batch:
+        """Turn conversations into model inputs.
+
+        Args:
+            conversations: one conversation or a sequence, in any form `parse_conversation` takes.
+            add_generation_prompt: end each prompt with the opening of the assistant's turn.
+            supervise: give labels for the assistant's words, for training.
+
+        Returns:
+            A batch with `input_ids` (B, T) padded on the left, `attention_mask` (B, T), the pixels of every crop,
+            one plan and one span a picture, and `labels` (B, T) when asked for.
+
+        Raises:
+            PromptError: empty questions, too many pictures or tokens, a row without a supervised token.
+            PictureError: a picture can't be read.
+        """
+        parsed = [parse_conversation(conversation) for conversation in listed(conversations)]
+        if not parsed:
+            raise PromptError("conversation_empty", "0 conversations given, at least 1 needed")
+        for row, conversation in enumerate(parsed):
+            self._check_images(conversation, row)
+        pictures = [picture for row, conversation in enumerate(parsed) for picture in self._read(conversation, row)]
+        pixels: torch.Tensor | None = None
+        plans: list[ImagePlan] = []
+        if pictures:
+            assert self.image_processor is not None
+            pixels, plans = self.image_processor.pixels(pictures)
+        prompts: list[Prompt] = []
+        position = 0
+        for row, conversation in enumerate(parsed):
+            count = sum(1 for _ in conversation.images())
+            own = plans[position : position + count]
+            position += count
+            prompt = self.renderer.render(
+                conversation,
+                [plan.num_tokens for plan in own],
+                add_generation_prompt=add_generation_prompt,
+                supervise=supervise,
+            )
+            self._check_length(prompt, row)
+            if supervise and not any(prompt.supervised):
+                raise PromptError("labels_empty", f"conversation {row} has 0 supervised tokens of {len(prompt.ids)}")
+            prompts.append(prompt)
+        return self._batch(prompts, pixels, plans, supervise)
+
+    def prompt(self, conversation: Any, *, add_generation_prompt: bool = True) -> Prompt:
+        """The prompt of one conversation, for people to look at; same arguments and failures as the call."""
+        parsed = parse_conversation(conversation)
+        self._check_images(parsed, 0)
+        pictures = self._read(parsed, 0)
+        tokens = (
+            [] if self.image_processor is None else [self.image_processor.plan(each).num_tokens for each in pictures]
+        )
+        return self.renderer.render(parsed, tokens, add_generation_prompt=add_generation_prompt)
+
+    def save(self, folder: str | Path, settings: Mapping[str, Any] | None = None) -> None:
+        """Write processor_config.json and the tokenizer's files as transformers 5 reads them.
+
+        Args:
+            folder: an existing folder.
+            settings: entries of processor_config.json that go over the processor's own.
+        """
+        if self.template is not None:
+            self.tokenizer.chat_template = self.template
+        settings = {**_counting(self.image_processor), **self.settings, **(settings or {})}
+        if self.image_token is not None:
+            settings["image_token"] = self.image_token
+        save_parts(folder, self.tokenizer, self.image_processor, settings)
+
+    def _check_images(self, conversation: Conversation, row: int) -> None:
+        places = [
+            (i, j)
+            for i, message in enumerate(conversation.messages)
+            for j, part in enumerate(message.parts)
+            if isinstance(part, ImagePart)
+        ]
+        most = 0 if self.image_processor is None else self.max_images
+        if most is not None and len(places) > most:
+            message, part = places[most]
+            what = f"conversation {row} has {len(places)} images, the model takes {most}"
+            raise PromptError("too_many_images", f"{what} (message {message}, part {part} is the first too many)")
+
+    def _check_length(self, prompt: Prompt, row: int) -> None:
+        if self.max_length is not None and len(prompt.ids) > self.max_length:
+            seen = sum(stop - start for start, stop in prompt.spans)
+            what = f"prompt {row} has {len(prompt.ids)} tokens ({seen} visual), the model takes {self.max_length}"
+            raise PromptError("context_exceeded", what, hint="a shorter text, or fewer or smaller pictures")
+
+    def _read(self, conversation: Conversation, row: int) -> list[Image.Image]:
+        pictures = []
+        for i, message in enumerate(conversation.messages):
+            for j, part in enumerate(message.parts):
+                if not isinstance(part, ImagePart):
+                    continue
+                assert self.image_processor is not None
+                try:
+                    pictures.append(self.image_processor.read(part.source))
+                except PictureError as error:
+                    where = f"conversation {row}, message {i}, part {j}"
+                    raise PictureError(error.code, f"{where}: {error.what}", hint=error.hint) from None
+        return pictures
+
+    def _batch(
+        self, prompts: Sequence[Prompt], pixels: torch.Tensor | None, plans: Sequence[ImagePlan], supervise: bool
+    ) -> Batch:
+        import torch
+
+        length = max(len(prompt.ids) for prompt in prompts)
+        ids = torch.full((len(prompts), length), self.tokenizer.pad_id, dtype=torch.long)  # (B, T)
+        mask = torch.zeros(len(prompts), length, dtype=torch.bool)  # (B, T)
+        labels = torch.full_like(ids, IGNORED) if supervise else None
+        spans = []
+        for row, prompt in enumerate(prompts):
+            start = length - len(prompt.ids)
+            ids[row, start:] = torch.tensor(prompt.ids, dtype=torch.long)
+            mask[row, start:] = True
+            if labels is not None:
+                learned = torch.tensor(prompt.supervised)
+                labels[row, start:][learned] = ids[row, start:][learned]
+            spans += [ImageSpan(row, start + begin, start + stop) for begin, stop in prompt.spans]
+        return Batch(
+            input_ids=ids,
+            attention_mask=mask,
+            pixel_values=pixels,
+            plans=tuple(plans),
+            spans=tuple(spans),
+            labels=labels,
+            prompts=tuple(prompt.text for prompt in prompts),
+        )
+
+
+class DualProcessor:
+    """Texts and pictures, apart, → batches.
+
+    Args:
+        tokenizer: the text side.
+        image_processor: the picture side; None for a text encoder alone.
+        context_length: most tokens of a text, its special tokens included.
+        pad_to_context: pad every text to the whole context and give no mask (SigLIP); otherwise pad to the longest
+            and mask the padding.
+        settings: further entries of processor_config.json.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        image_processor: Pictures | None = None,
+        context_length: int = 77,
+        *,
+        pad_to_context: bool = False,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer, self.image_processor = tokenizer, image_processor
+        self.context_length, self.pad_to_context = context_length, pad_to_context
+        self.settings = dict(settings or {})
+
+    def texts(self, texts: str | Sequence[str], *, truncate: bool = False) -> Batch:
+        """Turn texts into model inputs.
+
+        Args:
+            texts: one text or a sequence.
+            truncate: cut a text that is too long, keeping its end token, instead of refusing it.
+
+        Returns:
+            A batch with `input_ids` (B, T) padded on the right, and `attention_mask` (B, T) unless padding belongs
+            to the input.
+
+        Raises:
+            PromptError: no texts, or one longer than the context.
+        """
+        import torch
+
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise PromptError("nothing_to_embed", "0 texts given, at least 1 needed")
+        before, after = self.tokenizer.wrapping
+        room = self.context_length - len(before) - len(after)
+        rows = []
+        for index, text in enumerate(texts):
+            words = self.tokenizer.encode(text)
+            if len(words) > room and not truncate:
+                total = len(words) + len(before) + len(after)
+                what = f"text {index} has {total} tokens, the model takes {self.context_length}"
+                raise PromptError("text_too_long", what, hint="a shorter text, or truncate=True")
+            rows.append([*before, *words[:room], *after])
+        length = self.context_length if self.pad_to_context else max(1, *(len(row) for row in rows))
+        ids = torch.full((len(rows), length), self.tokenizer.pad_id, dtype=torch.long)  # (B, T)
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)  # (B, T)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+            mask[index, : len(row)] = True
+        return Batch(input_ids=ids, attention_mask=None if self.pad_to_context else mask, prompts=tuple(texts))
+
+    def images(self, images: Any) -> Batch:
+        """Turn pictures into model inputs.
+
+        Args:
+            images: one picture or a sequence, from any source `pictures.read_picture` takes.
+
+        Returns:
+            A batch with `pixel_values` (crops, 3, h, w) and one plan a picture.
+
+        Raises:
+            PictureError: a picture can't be read.
+            PromptError: no pictures.
+        """
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+        if not images:
+            raise PromptError("nothing_to_embed", "0 pictures given, at least 1 needed")
+        assert self.image_processor is not None, "this processor takes no pictures"
+        pixels, plans = self.image_processor.pixels(images)
+        return Batch(pixel_values=pixels, plans=tuple(plans))
+
+    def save(self, folder: str | Path, settings: Mapping[str, Any] | None = None) -> None:
+        """Write processor_config.json and the tokenizer's files as transformers 5 reads them.
+
+        Args:
+            folder: an existing folder.
+            settings: entries of processor_config.json that go over the processor's own.
+        """
+        save_parts(folder, self.tokenizer, self.image_processor, {**self.settings, **(settings or {})})
+
+
+def _counting(image_processor: Any) -> dict[str, Any]:
+    """How transformers' LLaVA processors count a picture's tokens: patches, plus 1, less 1 under "default"."""
+    tiler = getattr(image_processor, "tiler", None)
+    patch, extra = getattr(tiler, "patch", None), getattr(tiler, "extra", 0)
+    if patch is None or extra not in (0, 1):
+        return {}
+    strategy = "full" if extra else "default"
+    return {"patch_size": patch, "num_additional_image_tokens": 1, "vision_feature_select_strategy": strategy}
+
+
+def listed(conversations: Any) -> list[Any]:
+    """One conversation, in whatever form, or a sequence of them → a list of conversations."""
+    if isinstance(conversations, (str, Mapping, Conversation)):
+        return [conversations]
+    items = list(conversations)
+    first = items[0] if items else None
+    turns = hasattr(first, "role") or (isinstance(first, Mapping) and "messages" not in first)
+    return [items] if turns else items
+
+
+def save_parts(
+    folder: str | Path, tokenizer: Tokenizer, image_processor: Pictures | None, settings: Mapping[str, Any]
+) -> None:
+    """Write processor_config.json, the picture settings nested in it, and the tokenizer's files.
+
+    Args:
+        folder: an existing folder.
+        tokenizer: the text side.
+        image_processor: the picture side, with `to_config() -> dict`; None for none.
+        settings: the other entries, such as `processor_class`, without which transformers can't tell what to load.
+    """
+    config = dict(settings)
+    if image_processor is not None:
+        config["image_processor"] = image_processor.to_config()
+    extra = {"processor_class": config["processor_class"]} if "processor_class" in config else {}
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (Path(folder) / "processor_config.json").write_text(text, encoding="utf-8")
+    tokenizer.save(folder, extra=extra)

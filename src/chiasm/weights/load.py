@@ -1,0 +1,220 @@
+"""`load` and `new`: from a source, or from nothing, to a `Model`; and back to a folder.
+
+A model is built on the meta device, the checkpoint is proved against it tensor by tensor, and only then assigned:
+nothing is ever half loaded, and nothing in a checkpoint is run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from chiasm.core.errors import CheckpointError, ConfigError
+from chiasm.core.registry import families, family
+from chiasm.language.decoder import Decoder
+from chiasm.models.assembly import Parts
+from chiasm.models.model import Model
+from chiasm.models.shrinking import shrink
+from chiasm.nn.storage import column_major
+from chiasm.processing.tokenizer import Tokenizer
+from chiasm.weights.bundled import bundled_folders, load_bundle
+from chiasm.weights.checkpoint import load_state, open_checkpoint, read_config, save_state
+from chiasm.weights.files import read_json, sync, write_json
+from chiasm.weights.layouts import layout_for, layout_of, native
+from chiasm.weights.layouts.layout import Layout
+from chiasm.weights.meta import build_on_meta
+from chiasm.weights.sources import resolve
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    source: str | os.PathLike[str],
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantize: str | None = None,
+    offline: bool | None = None,
+    *,
+    allow_nonfinite: bool = False,
+) -> Model:
+    """Load a model.
+
+    Args:
+        source: a bundled name (``nano``, ``nano-dual``), a folder in a published layout, or a hub id. A local path
+            never touches the network.
+        device: ``auto`` (a GPU where there is one), or any torch device.
+        dtype: ``auto`` (float32 on a CPU, as stored on a GPU), ``float32``, ``bfloat16`` or ``float16``.
+        quantize: not taken yet; only None.
+        offline: True forbids the network; None asks the environment.
+        allow_nonfinite: load weights that hold NaN or infinities.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        SourceError: the source can't be found or reached.
+        ConfigError: its configuration isn't known.
+        CheckpointError: its tensors aren't exactly the model's; they are named.
+    """
+    if quantize is not None:
+        raise ConfigError("quantize_unknown", f"quantize={quantize!r} is not known; only None is")
+    place, kind = _device(device), _dtype(dtype, _device(device))
+    folder = resolve(source, offline, bundled=bundled_folders())
+    description = read_config(folder)
+    layout = _layout_for(description)
+    config = layout.config_from(description)
+    has = family(layout.family)
+    module = build_on_meta(config)
+    if "frozen" in description:
+        parts = Parts(load_bundle(folder, description, module))
+        module.to(device=place, dtype=kind)
+    else:
+        checkpoint = open_checkpoint(folder)
+        load_state(module, checkpoint, layout.table(config), dtype=kind, device=place, allow_nonfinite=allow_nonfinite)
+        parts = read_parts(folder, description)
+    for decoder in module.modules():
+        if isinstance(decoder, Decoder):
+            column_major(decoder)  # writing is one token at a time
+    return Model(module, has.processor(config, parts), has, config, writer=_writer(layout), name=str(source))
+
+
+def new(source: str | os.PathLike[str], tiny: bool = True, seed: int = 0) -> Model:
+    """Make a random-weight model with a working processor.
+
+    Args:
+        source: a family's name, or a folder whose wiring, tokenizer and picture settings are taken.
+        tiny: a miniature; only miniatures can be made of a family.
+        seed: of the weights.
+
+    Returns:
+        The model, float32, on the CPU.
+
+    Raises:
+        ConfigError: no such family, or not `tiny`.
+        SourceError: no such folder.
+    """
+    if isinstance(source, str) and source in families():
+        has = family(source)
+        if not tiny:
+            raise ConfigError(
+                "new_full_size", f"a full-size {source} has no tokenizer of its own", hint=f"chiasm new {source} --tiny"
+            )
+        config, processor = has.tiny()
+        layout = _layout_of(config)
+    else:
+        folder = resolve(source, offline=True)
+        description = read_config(folder)
+        layout = _layout_for(description)
+        has, config = family(layout.family), layout.config_from(description)
+        config = shrink(config) if tiny else config
+        processor = has.processor(config, read_parts(folder, description))
+    return Model(initialise(config, seed), processor, has, config, writer=_writer(layout), name=f"new {has.name}")
+
+
+def initialise(config: Any, seed: int = 0) -> nn.Module:
+    """Build with random weights that depend on the seed alone; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = config.build()
+        for part in module.modules():
+            if hasattr(part, "init_weights"):
+                part.init_weights()
+    return module
+
+
+def read_parts(folder: Path, description: Mapping[str, Any]) -> Parts:
+    """What a folder says about processing: tokenizer, picture settings (older or newer file), chat template."""
+    tokenizer = Tokenizer.from_folder(folder)
+    settings = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
+    pictures = settings.pop("image_processor", None)
+    if "preprocess_cfg" in description:
+        pictures = description
+    elif pictures is None and (folder / "preprocessor_config.json").is_file():
+        pictures = read_json(folder / "preprocessor_config.json")
+    template = tokenizer.chat_template or settings.pop("chat_template", None)
+    settings = {key: value for key, value in settings.items() if key not in ("auto_map", "chat_template")}
+    return Parts(tokenizer, pictures, template, settings)
+
+
+def _layout_for(description: Mapping[str, Any]) -> Layout:
+    return (
+        native.layout(description.get("family"))
+        if description.get("model_type") == "chiasm"
+        else layout_for(description)
+    )
+
+
+def _layout_of(config: Any) -> Layout:
+    try:
+        return layout_of(config)
+    except ConfigError:
+        return native.layout(native.family_of(config))
+
+
+def _writer(layout: Layout) -> Any:
+    def write(model: Model, folder: Path) -> None:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise CheckpointError("folder_not_empty", f"{folder} is there already and not an empty folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # everything is written beside the target and renamed at the end: no reader ever sees half a model
+        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            _write_into(building, model, layout)
+            building.chmod(0o755)
+            if folder.exists():
+                folder.rmdir()
+            building.rename(folder)
+            sync(folder.parent)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+    return write
+
+
+def _write_into(folder: Path, model: Model, layout: Layout) -> None:
+    state = layout.table(model.config).to_theirs(model.module.state_dict())
+    save_state(folder, state, stem=layout.stem)
+    description = layout.config_to(model.config)
+    if layout.config_file == "config.json":
+        description["dtype"] = str(next(model.module.parameters()).dtype).removeprefix("torch.")
+    write_json(folder / layout.config_file, description)
+    model.processor.save(folder)
+    if "generate" in model.capabilities:
+        tokenizer = model.processor.tokenizer
+        ids = {
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": list(tokenizer.eos_ids),
+            "pad_token_id": tokenizer.pad_id,
+        }
+        write_json(folder / "generation_config.json", {key: value for key, value in ids.items() if value is not None})
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            "device_unavailable", f"device {name!r} can't be used: {reason}", hint="--device cpu"
+        ) from None
+    return device
+
+
+def _dtype(wanted: str | torch.dtype, device: torch.device) -> torch.dtype | None:
+    if isinstance(wanted, torch.dtype):
+        return wanted
+    if wanted == "auto":
+        return torch.float32 if device.type == "cpu" else None
+    if wanted not in DTYPES:
+        raise ConfigError("dtype_unknown", f"dtype {wanted!r} is not one of auto, {', '.join(DTYPES)}")
+    return DTYPES[wanted]
