@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from chiasm.core.batch import Batch
 
@@ -40,3 +41,15 @@ class Embedding(Protocol):
 
     def logits(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """(I, E), (B, E) → (I, B)."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What a run minimises. Usually an `nn.Module`: its parameters train, its buffers (queues, momentum copies)
+    are stored in checkpoints."""
+
+    def __call__(self, module: Any, batch: Any) -> Mapping[str, torch.Tensor]:
+        """Scalars by name; ``loss`` is minimised, the others are logged."""
+
+    def after_step(self, module: Any, step: int) -> None:
+        """Called after optimizer step `step` (from 1): momentum updates, queues."""

@@ -42,6 +42,11 @@ class NanoConfig:
     language: DecoderConfig
     image_token_id: int
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Parameters that checkpoints of the tower carry and this family never reads."""
+        return ("vision.head.", "vision.classifier.")
+
     def build(self) -> Nano:
         """A model with random weights."""
         return Nano(self)
