@@ -1,4 +1,4 @@
-"""`Sample`: one row of a data set, whatever its format. Training, checking, evaluation and curation read nothing else."""
+"""`Sample`: one row of a data set, whatever its format. Training, checking, evaluation, curation read nothing else."""
 
 from __future__ import annotations
 
