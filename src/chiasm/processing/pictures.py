@@ -41,6 +41,7 @@ from PIL import (
 )
 
 from chiasm.core.errors import PictureError
+from chiasm.core.media import LazyPicture
 
 # Opened by class rather than by `Image.open`: no other decoder can be reached, and the only size limit is ours.
 _DECODERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
@@ -87,8 +88,8 @@ def read_picture(source: Any, limits: Limits | None = None, background: Colour |
     """Read one picture from any source as upright RGB.
 
     Args:
-        source: a PIL picture; a path (`str` or `Path`); encoded bytes; a `data:image/…;base64,` URI; bare
-            base64; or a uint8 array (h, w), (h, w, 3) or (h, w, 4). The first frame of an animation is read.
+        source: a PIL picture; a `LazyPicture`; a path (`str` or `Path`); encoded bytes; a `data:image/…;base64,`
+            URI; bare base64; or a uint8 array (h, w), (h, w, 3) or (h, w, 4). The first frame of an animation is read.
         limits: byte and pixel limits, checked before decoding.
         background: RGB colour that transparency is composited onto; None drops the alpha channel, as
             checkpoints whose own preprocessing did that may need.
@@ -105,6 +106,8 @@ def read_picture(source: Any, limits: Limits | None = None, background: Colour |
         return _finish(source, "the picture", limits, background)
     if isinstance(source, np.ndarray):
         return _finish(_from_array(source), "the array", limits, background)
+    if isinstance(source, LazyPicture):
+        return _finish(source.picture(), "the picture", limits, background)
     name, data = _fetch(source, limits)
     return _finish(_decode(data, name, limits), name, limits, background)
 

@@ -1,0 +1,40 @@
+"""Pictures and films that are made when somebody looks: what a generated or packed data set puts into a message part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@runtime_checkable
+class LazyPicture(Protocol):
+    """A picture drawn or opened on demand; the source of an `ImagePart`.
+
+    Attributes:
+        fingerprint: equal for equal pixels, known without drawing them; stores of features are keyed by it.
+    """
+
+    fingerprint: str
+
+    def picture(self) -> Image.Image:
+        """The picture; the same pixels at every call."""
+
+
+@runtime_checkable
+class Film(Protocol):
+    """A video without a file: any moment can be asked for; the source of a `VideoPart`.
+
+    Attributes:
+        fingerprint: equal for equal films.
+        duration: seconds.
+        fps: frames per second at which it changes.
+    """
+
+    fingerprint: str
+    duration: float
+    fps: float
+
+    def frame(self, seconds: float) -> Image.Image:
+        """The picture at a moment, 0 ≤ seconds < duration, as an RGB picture."""
