@@ -33,6 +33,12 @@ class Batch:
         spans: one `ImageSpan` a picture, in the same order; indices count padding in.
         labels: (B, T) int64, -100 where nothing is supervised; None outside training.
         prompts: the rendered prompt strings, for `inspect`.
+        segments: (B, T) int64, which text of a packed row a token belongs to, from 1; below 0 = padding; None = one
+            text a row.
+        trunks: (B, T) int64, the segment that a token sees beside its own: the beginning that several texts share.
+        positions: (B, T) int64, a token's place in its own text; given with `segments`.
+        features: (crops, P, D) what the frozen vision tower says of every crop; stands in for `pixel_values`.
+        picture_keys: one content key a picture, where a feature store is used.
     """
 
     input_ids: torch.Tensor | None = None
@@ -42,6 +48,11 @@ class Batch:
     spans: Sequence[ImageSpan] = field(default=())
     labels: torch.Tensor | None = None
     prompts: Sequence[str] = field(default=())
+    segments: torch.Tensor | None = None
+    trunks: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+    picture_keys: Sequence[str] = field(default=())
 
     def to(self, device: Any) -> Batch:
         """The same batch with every tensor on `device`."""

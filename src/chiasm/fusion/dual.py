@@ -43,9 +43,17 @@ class DualEncoder(nn.Module):
         if self.logit_bias is not None:
             nn.init.constant_(self.logit_bias, self.init_bias or 0.0)
 
+    def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(I, 3, h, w) pixels → (I, D), one vector a picture, before the projection."""
+        return self.vision(pixels)
+
+    def embed_features(self, features: torch.Tensor) -> torch.Tensor:
+        """(I, D) of `visual_features` → (I, E), L2-normalised."""
+        return F.normalize(self.vision_proj(features), dim=-1)
+
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """(I, 3, h, w) pixels → (I, E), L2-normalised."""
-        return F.normalize(self.vision_proj(self.vision(pixels)), dim=-1)
+        return self.embed_features(self.visual_features(pixels))
 
     def embed_texts(self, ids: torch.Tensor, attend: torch.Tensor | None = None) -> torch.Tensor:
         """(B, T) ids and their mask → (B, E), L2-normalised."""
@@ -60,12 +68,26 @@ class DualEncoder(nn.Module):
         """Similarities of a batch's pictures and texts.
 
         Args:
-            batch: `pixel_values` (I, 3, h, w) and `input_ids` (B, T).
+            batch: see `embed`.
 
         Returns:
             (I, B) logits.
         """
-        assert batch.pixel_values is not None and batch.input_ids is not None
-        return self.logits(
-            self.embed_images(batch.pixel_values), self.embed_texts(batch.input_ids, batch.attention_mask)
-        )
+        return self.logits(*self.embed(batch))
+
+    def embed(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both sides of a batch.
+
+        Args:
+            batch: `pixel_values` (I, 3, h, w), or `features` (I, D) of the vision tower, and `input_ids` (B, T).
+
+        Returns:
+            (I, E) pictures and (B, E) texts, L2-normalised.
+        """
+        assert batch.input_ids is not None
+        if batch.features is not None:
+            images = self.embed_features(batch.features.to(self.logit_scale.dtype))
+        else:
+            assert batch.pixel_values is not None
+            images = self.embed_images(batch.pixel_values)
+        return images, self.embed_texts(batch.input_ids, batch.attention_mask)

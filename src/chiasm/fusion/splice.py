@@ -17,7 +17,7 @@ from chiasm.core.errors import PromptError
 from chiasm.core.plan import ImagePlan
 from chiasm.language.decoder import Decoder
 from chiasm.nn.cache import Cache
-from chiasm.nn.masks import real_tokens
+from chiasm.nn.masks import packed_mask, real_tokens
 
 
 @dataclass(slots=True)
@@ -67,15 +67,18 @@ class SplicedLM(nn.Module, ABC):
         Returns:
             One (N, D) tensor a picture.
         """
-        tokens = self.connector(self.visual_features(pixels.to(self.language.embed_tokens.weight.dtype)))
-        pieces = tokens.split([len(plan.crops) for plan in plans])
+        return self.connect(self.visual_features(pixels.to(self.language.embed_tokens.weight.dtype)), plans)
+
+    def connect(self, features: torch.Tensor, plans: list[ImagePlan] | tuple[ImagePlan, ...]) -> list[torch.Tensor]:
+        """(crops, P, D) features of the tower → one (N, D) tensor a picture; arguments as for `encode_images`."""
+        pieces = self.connector(features).split([len(plan.crops) for plan in plans])
         return [self.arrange(piece, plan) for piece, plan in zip(pieces, plans, strict=True)]
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """Input embeddings with every picture in its place.
 
         Args:
-            batch: `input_ids` (B, T), and `pixel_values`, `plans`, `spans` where there are pictures.
+            batch: `input_ids` (B, T), and `pixel_values` or `features`, `plans`, `spans` where there are pictures.
 
         Returns:
             (B, T, D).
@@ -89,23 +92,34 @@ class SplicedLM(nn.Module, ABC):
             slots[span.row, span.start : span.stop] = True
         # a slot's own id may lie outside the vocabulary, and its embedding is replaced anyway
         embeds = self.language.embed_tokens(batch.input_ids.masked_fill(slots, 0))
-        if batch.pixel_values is None:
+        if batch.features is not None:
+            pictures = self.connect(batch.features.to(embeds.dtype), list(batch.plans))
+        elif batch.pixel_values is not None:
+            pictures = self.encode_images(batch.pixel_values, list(batch.plans))
+        else:
             return embeds
-        pictures = self.encode_images(batch.pixel_values, list(batch.plans))
         return splice(embeds, pictures, list(batch.spans))
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits of every position.
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Final hidden states; `language.logits` turns those that are needed into scores.
 
         Args:
-            batch: see `embed`; `attention_mask` (B, T) where there is padding.
+            batch: see `embed`; `attention_mask` (B, T) where there is padding, `segments`, `trunks` and `positions`
+                where rows hold several texts.
 
         Returns:
-            (B, T, V).
+            (B, T, D), normalised.
         """
+        if batch.segments is not None:
+            mask = packed_mask(batch.segments, batch.trunks)
+            return self.language(self.embed(batch), attend=mask, positions=batch.positions)
         attend = real_tokens(batch.attention_mask)
         positions = None if attend is None else (attend.cumsum(1) - 1).clamp(min=0)
-        return self.language.logits(self.language(self.embed(batch), attend=attend, positions=positions))
+        return self.language(self.embed(batch), attend=attend, positions=positions)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """(B, T, V) logits of every position; argument as for `hidden`."""
+        return self.language.logits(self.hidden(batch))
 
     def prefill(self, batch: Batch, capacity: int) -> tuple[torch.Tensor, SplicedState]:
         """Read left-padded prompts.

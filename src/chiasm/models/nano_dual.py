@@ -82,11 +82,9 @@ class NanoDual(DualEncoder):
         super().__init__(towers, config.language.build(), *heads, init_scale=config.init_scale)
         self.config = config
 
-    def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(I, 3, h, w) pixels → (I, E), L2-normalised; each tower sees them at the size it was trained at."""
-        return self.embed_features(
-            torch.cat([tower.descriptor(self._sized(pixels, tower)) for tower in self.towers], 1)
-        )
+    def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(I, 3, h, w) pixels → (I, F) descriptors; each tower sees them at the size it was trained at."""
+        return torch.cat([tower.descriptor(self._sized(pixels, tower)) for tower in self.towers], 1)
 
     def embed_features(self, features: torch.Tensor) -> torch.Tensor:
         """(I, F) descriptors of all towers, side by side → (I, E), L2-normalised."""

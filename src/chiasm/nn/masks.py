@@ -1,4 +1,5 @@
 """The one mask builder. A mask is boolean, True = attend, broadcastable to (B, H, Q, S); None = attend to all.
+Positions that are a bias on the scores (ALiBi, T5) turn it into numbers, −∞ = don't attend (`biased`).
 
 Everything that attention must not see is said here: what is padding, what lies in the future. Where the
 answer is "plain causal", the builder says so with `Causal`, because the kernels are faster without a tensor.
@@ -6,9 +7,25 @@ answer is "plain causal", the builder says so with `Causal`, because the kernels
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """One packed row cut into runs of tokens that see only their own run.
+
+    Attributes:
+        shapes: (n, L) for each distinct length: n runs of L tokens, one kernel call.
+        order: (P,) where the tokens of those runs stand in the row; None = already in that order.
+        restore: (P,) the inverse of `order`.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    order: torch.Tensor | None = None
+    restore: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +33,15 @@ class AttentionMask:
     """What a query may attend to.
 
     Attributes:
-        allowed: (B or 1, 1, Q, S) bool, or None when `causal` says it all.
+        allowed: (B or 1, 1, Q, S) bool, or None when `causal` says it all; or (B or 1, H or 1, Q, S) numbers that are
+            added to the scores, see `biased`.
         causal: the square causal mask, with no padding, left to the kernel.
+        runs: of one packed row, see `run_mask`; no mask over all pairs is ever made.
     """
 
     allowed: torch.Tensor | None = None
     causal: bool = False
+    runs: Runs | None = None
 
 
 EVERYTHING = AttentionMask()
@@ -61,16 +81,59 @@ def attention_mask(
     return AttentionMask(((allowed & attend[:, None, :]) | own)[:, None])  # (B, 1, Q, S)
 
 
-def packed_mask(segments: torch.Tensor) -> AttentionMask:
-    """Causal mask of rows in which several texts follow one shared beginning, each blind to the others.
+def biased(mask: AttentionMask, bias: torch.Tensor) -> AttentionMask:
+    """Add a bias to the scores of what a mask allows.
 
     Args:
-        segments: (B, T) int, 0 = the shared beginning, k > 0 = the k-th text, below 0 = padding.
+        mask: what may be attended to.
+        bias: (B or 1, H or 1, Q or 1, S), added to the scores before the softmax.
 
     Returns:
-        The mask: a token sees the beginning and its own text, up to itself. Padding sees itself.
+        The mask as numbers: the bias, and −∞ where nothing may be attended to.
+    """
+    allowed = mask.allowed
+    if mask.causal:
+        keys = bias.shape[-1]
+        allowed = torch.ones(keys, keys, dtype=torch.bool, device=bias.device).tril()
+    return AttentionMask(bias if allowed is None else bias.masked_fill(~allowed, -torch.inf))
+
+
+def packed_mask(segments: torch.Tensor, trunks: torch.Tensor | None = None) -> AttentionMask:
+    """Causal mask of rows that hold several texts, each blind to the others but for a beginning that some share.
+
+    Args:
+        segments: (B, T) int, the text that a token belongs to; below 0 = padding.
+        trunks: (B, T) int, the one further segment that a token sees; None = segment 0, if the row has one.
+
+    Returns:
+        The mask: a token sees its trunk and its own text, up to itself. Padding sees itself.
     """
     length = segments.shape[1]
-    own, shared = segments[:, :, None] == segments[:, None, :], segments[:, None, :] == 0  # (B, T, T), (B, 1, T)
+    own = segments[:, :, None] == segments[:, None, :]  # (B, T, T)
+    shared = segments[:, None, :] == (0 if trunks is None else trunks[:, :, None])
     earlier = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     return AttentionMask(((own | shared) & earlier)[:, None])
+
+
+def run_mask(lengths: Sequence[int], device: torch.device | None = None) -> AttentionMask:
+    """Mask of one packed row whose consecutive runs are blind to each other: pictures, or windows of pictures.
+
+    Args:
+        lengths: tokens of each run, in the row's order.
+        device: where the row is.
+
+    Returns:
+        The mask, by index: runs of equal length share one kernel call, and cost grows with the sum of squares.
+    """
+    ranked = sorted(range(len(lengths)), key=lambda at: lengths[at])
+    counted: dict[int, int] = {}
+    for at in ranked:
+        counted[lengths[at]] = counted.get(lengths[at], 0) + 1
+    shapes = tuple((count, length) for length, count in counted.items())
+    if ranked == list(range(len(lengths))):
+        return AttentionMask(runs=Runs(shapes))
+    sizes, lead = torch.tensor(lengths), torch.tensor(ranked)
+    starts, ordered = sizes.cumsum(0) - sizes, sizes[lead]
+    within = torch.arange(int(sizes.sum())) - (ordered.cumsum(0) - ordered).repeat_interleave(ordered)
+    order = starts[lead].repeat_interleave(ordered) + within
+    return AttentionMask(runs=Runs(shapes, order.to(device), order.argsort().to(device)))
