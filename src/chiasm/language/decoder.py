@@ -1,23 +1,28 @@
-"""The LLaMA-family decoder: LLaMA, Vicuna, Mistral, Qwen2, SmolLM2 and their kin (Touvron et al. 2023, §2.2).
+"""Causal language models as one decoder: the LLaMA family, OPT, GPT-2, MPT, Phi-3, Qwen, Magneto and PaLM.
 
-Pre-norm blocks with RMSNorm, rotary positions, grouped-query attention (Ainslie et al. 2023), a SwiGLU MLP.
-Qwen2 adds biases to the query, key and value projections; small models tie the output to the input embedding.
+LLaMA and its kin (Touvron et al. 2023, §2.2): pre-norm blocks with RMSNorm, rotary positions, grouped-query attention
+(Ainslie et al. 2023), a SwiGLU MLP. Qwen adds biases to the query, key and value projections; small models tie the
+output to the input embedding. GPT-2 and OPT: LayerNorm, learned positions, a plain MLP, biases everywhere. MPT: ALiBi,
+no bias at all. Magneto (Wang et al. 2022): a further norm inside attention and MLP. PaLM (Chowdhery et al. 2022, §2):
+attention and MLP in parallel, one head of keys and values.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from chiasm.nn.additive_positions import LearnedPositionsConfig, SinusoidPositionsConfig
 from chiasm.nn.attention import AttentionConfig
-from chiasm.nn.blocks import Block, BlockConfig
+from chiasm.nn.blocks import Block, BlockConfig, ParallelBlock
 from chiasm.nn.cache import Cache
-from chiasm.nn.masks import AttentionMask, attention_mask
-from chiasm.nn.mlp import GatedMLPConfig
-from chiasm.nn.norms import RMSNorm
+from chiasm.nn.masks import AttentionMask, attention_mask, biased
+from chiasm.nn.mlp import GatedMLPConfig, MLPConfig
+from chiasm.nn.position_bias import AlibiConfig
 from chiasm.nn.positions import RotaryConfig, rotary_tables
 
 
@@ -29,11 +34,18 @@ class DecoderConfig:
         vocab_size, hidden_dim, num_layers, num_heads, num_kv_heads, mlp_dim: V, D, L, H, K, M.
         head_dim: C; None = D / H.
         context_length: most positions it was trained for.
-        norm_eps: ε of every RMSNorm.
-        rotary: its positions.
+        norm_eps: ε of every norm.
+        rotary: rotary positions; None = none.
+        positions: positions added to the input, or to attention's scores; None = none.
         qkv_bias, out_bias, mlp_bias: which projections have a bias.
         tie_embeddings: the output layer is the input embedding.
-        act: activation of the MLP's gate.
+        act: activation of the MLP, or of its gate.
+        rms_norm: RMSNorm, not LayerNorm.
+        norm_bias: whether a LayerNorm has a bias.
+        gated: the MLP has a gate.
+        inner_norms: a LayerNorm before each block's two output projections (Magneto).
+        parallel: attention and MLP read the same normalised input (PaLM).
+        embed_scale: what input embeddings are multiplied by.
     """
 
     vocab_size: int
@@ -45,12 +57,19 @@ class DecoderConfig:
     context_length: int
     norm_eps: float
     head_dim: int | None = None
-    rotary: RotaryConfig = field(default_factory=RotaryConfig)
+    rotary: RotaryConfig | None = field(default_factory=RotaryConfig)
+    positions: LearnedPositionsConfig | SinusoidPositionsConfig | AlibiConfig | None = None
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     tie_embeddings: bool = False
     act: str = "silu"
+    rms_norm: bool = True
+    norm_bias: bool = True
+    gated: bool = True
+    inner_norms: bool = False
+    parallel: bool = False
+    embed_scale: float = 1.0
 
     @property
     def head_width(self) -> int:
@@ -58,6 +77,7 @@ class DecoderConfig:
         return self.head_dim or self.hidden_dim // self.num_heads
 
     def block(self) -> BlockConfig:
+        inner = self.norm_eps if self.inner_norms else None
         attention = AttentionConfig(
             hidden_dim=self.hidden_dim,
             num_heads=self.num_heads,
@@ -65,9 +85,23 @@ class DecoderConfig:
             head_dim=self.head_width,
             qkv_bias=self.qkv_bias,
             out_bias=self.out_bias,
+            inner_norm_eps=inner,
         )
-        mlp = GatedMLPConfig(input_dim=self.hidden_dim, hidden_dim=self.mlp_dim, act=self.act, bias=self.mlp_bias)
-        return BlockConfig(attention=attention, mlp=mlp, norm_eps=self.norm_eps, rms_norm=True)
+        mlp: GatedMLPConfig | MLPConfig
+        if self.gated:
+            assert inner is None, "a gated MLP has no inner norm"
+            mlp = GatedMLPConfig(input_dim=self.hidden_dim, hidden_dim=self.mlp_dim, act=self.act, bias=self.mlp_bias)
+        else:
+            mlp = MLPConfig(
+                input_dim=self.hidden_dim,
+                hidden_dim=self.mlp_dim,
+                act=self.act,
+                bias=self.mlp_bias,
+                inner_norm_eps=inner,
+            )
+        return BlockConfig(
+            attention=attention, mlp=mlp, norm_eps=self.norm_eps, rms_norm=self.rms_norm, norm_bias=self.norm_bias
+        )
 
     def build(self) -> Decoder:
         return Decoder(self)
@@ -80,8 +114,15 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_dim)
-        self.blocks = nn.ModuleList(Block(config.block()) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_dim, config.norm_eps)
+        learned = isinstance(config.positions, (LearnedPositionsConfig, SinusoidPositionsConfig))
+        self.positions = (
+            cast(LearnedPositionsConfig, config.positions).build(config.context_length, config.hidden_dim)
+            if learned
+            else None
+        )
+        kind = ParallelBlock if config.parallel else Block
+        self.blocks = nn.ModuleList(kind(config.block()) for _ in range(config.num_layers))
+        self.norm = config.block().norm()
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
         self._frequencies: torch.Tensor | None = None
 
@@ -116,7 +157,7 @@ class Decoder(nn.Module):
             embeds: (B, T, D) input embeddings.
             attend: (B, S) bool over cached and new positions, True = a real token; None = no padding;
                 a mask of its own (`packed_mask`) is taken as it is.
-            positions: (B, T) or (1, T) rotary positions; None = counted from the cache's length.
+            positions: (B, T) or (1, T) positions; None = counted from the cache's length.
             cache: keys and values so far; T new ones are added.
 
         Returns:
@@ -125,11 +166,18 @@ class Decoder(nn.Module):
         length, past = embeds.shape[1], cache.length if cache is not None else 0
         if positions is None:
             positions = torch.arange(past, past + length, device=embeds.device)[None]
-        rotary = rotary_tables(positions, self._rotary_frequencies(embeds.device), embeds.dtype)
+        rotary = None
+        if self.config.rotary is not None:
+            rotary = rotary_tables(positions, self._rotary_frequencies(embeds.device), embeds.dtype)
         mask = attend
         if not isinstance(mask, AttentionMask):
             mask = attention_mask(mask, causal=True, queries=length, keys=past + length, device=embeds.device)
-        x = embeds
+        if isinstance(self.config.positions, AlibiConfig):
+            bias = self.config.positions.bias(self.config.num_heads, past + length, embeds.device, embeds.dtype)
+            mask = biased(mask, bias)
+        x = embeds if self.config.embed_scale == 1.0 else embeds * self.config.embed_scale
+        if self.positions is not None:
+            x = x + self.positions(positions, x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask=mask, rotary=rotary, cache=cache, layer=layer)
         if cache is not None:
@@ -143,6 +191,7 @@ class Decoder(nn.Module):
 
     def _rotary_frequencies(self, device: torch.device) -> torch.Tensor:
         # derived from the config, not a buffer: a module built on the meta device must still rotate
+        assert self.config.rotary is not None
         if self._frequencies is None or self._frequencies.device != device:
             self._frequencies = self.config.rotary.frequencies(self.config.head_width).to(device)
         return self._frequencies

@@ -9,10 +9,24 @@ import torch.nn.functional as F
 from torch import nn
 
 from chiasm.nn.cache import Cache
-from chiasm.nn.masks import EVERYTHING, AttentionMask
+from chiasm.nn.masks import EVERYTHING, AttentionMask, Runs
+from chiasm.nn.norms import RMSNorm
 from chiasm.nn.positions import rotate
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QKNormConfig:
+    """RMSNorm of queries and keys before they are rotated (Dehghani et al. 2023, §2).
+
+    Attributes:
+        eps: ε.
+        per_head: over each head's C features (Qwen3); False = over all heads at once (InternViT-6B, OLMoE).
+    """
+
+    eps: float = 1e-6
+    per_head: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +41,9 @@ class AttentionConfig:
         context_dim: width of the stream that keys and values come from; None = D.
         output_dim: width of the result; None = D.
         qkv_bias, out_bias: whether the projections have a bias.
+        scale: what scores are multiplied by; None = 1/√C.
+        inner_norm_eps: ε of a LayerNorm before the output projection (Wang et al. 2022, "Magneto", §3.2); None = none.
+        qk_norm: norms of queries and keys; None = none.
     """
 
     hidden_dim: int
@@ -37,6 +54,9 @@ class AttentionConfig:
     output_dim: int | None = None
     qkv_bias: bool = True
     out_bias: bool = True
+    scale: float | None = None
+    inner_norm_eps: float | None = None
+    qk_norm: QKNormConfig | None = None
 
     def build(self) -> Attention:
         return Attention(self)
@@ -50,12 +70,26 @@ class Attention(nn.Module):
         self.num_heads = config.num_heads
         self.num_kv_heads = config.num_kv_heads or config.num_heads
         self.head_dim = config.head_dim or config.hidden_dim // config.num_heads
+        self.scale = config.scale
         context_dim = config.context_dim or config.hidden_dim
         inner, kv_inner = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         self.q_proj = nn.Linear(config.hidden_dim, inner, bias=config.qkv_bias)
         self.k_proj = nn.Linear(context_dim, kv_inner, bias=config.qkv_bias)
         self.v_proj = nn.Linear(context_dim, kv_inner, bias=config.qkv_bias)
+        self.norm_heads = config.qk_norm is not None and config.qk_norm.per_head
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if config.qk_norm is not None:
+            widths = (self.head_dim,) * 2 if self.norm_heads else (inner, kv_inner)
+            self.q_norm, self.k_norm = (RMSNorm(width, config.qk_norm.eps) for width in widths)
+        eps = config.inner_norm_eps
+        self.inner_norm = nn.Identity() if eps is None else nn.LayerNorm(inner, eps=eps)
         self.o_proj = nn.Linear(inner, config.output_dim or config.hidden_dim, bias=config.out_bias)
+
+    def project(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a stream, two tensors (B, K, S, C), for `forward` to attend to any number of times."""
+        keys = self._normed(self.k_proj(context), self.k_norm, self.num_kv_heads)
+        return keys, self._heads(self.v_proj(context), self.num_kv_heads)
 
     def forward(
         self,
@@ -66,6 +100,7 @@ class Attention(nn.Module):
         rotary: Rotary | None = None,
         cache: Cache | None = None,
         layer: int = 0,
+        projected: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Attend.
 
@@ -76,31 +111,64 @@ class Attention(nn.Module):
             rotary: tables of `rotary_tables` for the Q positions.
             cache: where keys and values are kept; Q new ones are appended.
             layer: which layer of the cache this is.
+            projected: what `project` made of the context; None = it is projected now.
 
         Returns:
             (B, Q, output_dim).
         """
-        context = x if context is None else context
-        q = self._heads(self.q_proj(x), self.num_heads)
-        k = self._heads(self.k_proj(context), self.num_kv_heads)
-        v = self._heads(self.v_proj(context), self.num_kv_heads)
+        q = self._normed(self.q_proj(x), self.q_norm, self.num_heads)
+        k, v = projected or self.project(x if context is None else context)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        return self.o_proj(self._attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.o_proj(self.inner_norm(self._attend(q, k, v, mask).transpose(1, 2).flatten(2)))
+
+    def _normed(self, x: torch.Tensor, norm: nn.Module, heads: int) -> torch.Tensor:
+        return norm(self._heads(x, heads)) if self.norm_heads else self._heads(norm(x), heads)
 
     def _heads(self, x: torch.Tensor, heads: int) -> torch.Tensor:
         return x.view(*x.shape[:2], heads, self.head_dim).transpose(1, 2)  # (B, heads, T, C)
 
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: AttentionMask) -> torch.Tensor:
+        if mask.runs is not None:
+            return attend_runs(q, k, v, mask.runs, self.scale)
         group = self.num_heads // self.num_kv_heads
         if group > 1 and q.shape[2] == 1:
             # one new token: the heads of a group are G queries on the same keys, so no key is ever repeated
-            out = F.scaled_dot_product_attention(
-                q.view(q.shape[0], self.num_kv_heads, group, -1), k, v, attn_mask=mask.allowed
-            )
-            return out.reshape(q.shape)
+            allowed = mask.allowed
+            if allowed is not None and allowed.shape[1] > 1:  # a bias that differs from head to head
+                allowed = allowed.view(len(allowed), self.num_kv_heads, group, -1)
+            grouped = q.view(q.shape[0], self.num_kv_heads, group, -1)
+            return F.scaled_dot_product_attention(grouped, k, v, attn_mask=allowed, scale=self.scale).reshape(q.shape)
         if group > 1:
             k, v = (x[:, :, None].expand(-1, -1, group, -1, -1).flatten(1, 2) for x in (k, v))  # (B, H, S, C)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, is_causal=mask.causal)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, is_causal=mask.causal, scale=self.scale)
+
+
+def attend_runs(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, runs: Runs, scale: float | None = None
+) -> torch.Tensor:
+    """Attention within the runs of one packed row: one kernel call for each distinct length, nothing padded.
+
+    Args:
+        q, k, v: (1, H, P, C).
+        runs: from `masks.run_mask`.
+        scale: what scores are multiplied by; None = 1/√C.
+
+    Returns:
+        (1, H, P, C).
+    """
+    parts = [x[0] for x in (q, k, v)]  # (H, P, C)
+    if runs.order is not None:
+        parts = [x.index_select(1, runs.order) for x in parts]
+    heads, _, width = parts[0].shape
+    outputs, start = [], 0
+    for count, length in runs.shapes:
+        stop = start + count * length
+        one = [x[:, start:stop].reshape(heads, count, length, width).transpose(0, 1) for x in parts]  # (n, H, L, C)
+        out = F.scaled_dot_product_attention(one[0], one[1], one[2], scale=scale)
+        outputs.append(out.transpose(0, 1).reshape(heads, stop - start, width))
+        start = stop
+    joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+    return (joined if runs.restore is None else joined.index_select(1, runs.restore))[None]

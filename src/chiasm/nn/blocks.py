@@ -5,7 +5,6 @@ Pre-norm: x + f(norm(x)) (Xiong et al. 2020, fig. 1b); post-norm: norm(x + f(x))
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,17 +25,20 @@ class BlockConfig:
         attention, mlp: its two sublayers.
         norm_eps: ε of both norms.
         rms_norm: RMSNorm instead of LayerNorm.
+        norm_bias: whether a LayerNorm has a bias.
     """
 
     attention: AttentionConfig
     mlp: MLPConfig | GatedMLPConfig
     norm_eps: float
     rms_norm: bool = False
+    norm_bias: bool = True
 
     def norm(self) -> nn.Module:
         """A norm as this block's own."""
-        make: Callable[..., nn.Module] = RMSNorm if self.rms_norm else nn.LayerNorm
-        return make(self.attention.hidden_dim, eps=self.norm_eps)
+        if self.rms_norm:
+            return RMSNorm(self.attention.hidden_dim, eps=self.norm_eps)
+        return nn.LayerNorm(self.attention.hidden_dim, eps=self.norm_eps, bias=self.norm_bias)
 
     def build(self) -> Block:
         return Block(self)
@@ -78,6 +80,29 @@ class Block(nn.Module):
         else:
             x = x[:, keep] + self.attn(normed[:, keep], normed, mask=mask)
         return x + self.mlp(self.norm2(x))
+
+
+class ParallelBlock(nn.Module):
+    """x + attention(norm(x)) + mlp(norm(x)): one norm, both sublayers on it (Chowdhery et al. 2022, §2)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.norm = config.norm()
+        self.attn = config.attention.build()
+        self.mlp = config.mlp.build()
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        mask: AttentionMask = EVERYTHING,
+        rotary: Rotary | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> torch.Tensor:
+        """One layer; arguments as for `Block.forward`, (B, T, D) → (B, T, D)."""
+        normed = self.norm(x)
+        return x + self.attn(normed, mask=mask, rotary=rotary, cache=cache, layer=layer) + self.mlp(normed)
 
 
 class PostNormBlock(nn.Module):

@@ -14,6 +14,7 @@ class Cache:
         num_kv_heads: K.
         capacity: most positions a sequence can take.
         head_dim: C.
+        value_dim: width of the values; None = C.
         dtype, device: of the stored tensors.
     """
 
@@ -25,12 +26,13 @@ class Cache:
         capacity: int,
         head_dim: int,
         *,
+        value_dim: int | None = None,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (num_layers, batch, num_kv_heads, capacity, head_dim)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
+        shape = (num_layers, batch, num_kv_heads, capacity)
+        self.keys = torch.empty((*shape, head_dim), dtype=dtype, device=device)
+        self.values = torch.empty((*shape, head_dim if value_dim is None else value_dim), dtype=dtype, device=device)
         self.length = 0
         self.capacity = capacity
 

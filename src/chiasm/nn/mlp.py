@@ -20,6 +20,7 @@ class MLPConfig:
         output_dim: width of the result; None = D.
         act: name in `nn.activations`.
         bias: whether both layers have one.
+        inner_norm_eps: ε of a LayerNorm before the second layer (Wang et al. 2022, "Magneto", §3.2); None = none.
     """
 
     input_dim: int
@@ -27,6 +28,7 @@ class MLPConfig:
     output_dim: int | None = None
     act: str = "gelu"
     bias: bool = True
+    inner_norm_eps: float | None = None
 
     def build(self) -> MLP:
         return MLP(self)
@@ -40,10 +42,12 @@ class MLP(nn.Module):
         self.fc1 = nn.Linear(config.input_dim, config.hidden_dim, bias=config.bias)
         self.fc2 = nn.Linear(config.hidden_dim, config.output_dim or config.input_dim, bias=config.bias)
         self.act = activation(config.act)
+        eps = config.inner_norm_eps
+        self.inner_norm = nn.Identity() if eps is None else nn.LayerNorm(config.hidden_dim, eps=eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., D) → (..., output_dim)."""
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(self.inner_norm(self.act(self.fc1(x))))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -58,6 +58,17 @@ class Llama3RotaryConfig(RotaryConfig):
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MultimodalRotaryConfig(RotaryConfig):
+    """M-RoPE (Wang et al. 2024, Qwen2-VL, §2.1): a token has a time, a row and a column.
+
+    Attributes:
+        sections: how many of the C/2 frequencies turn by time, row and column, in that order.
+    """
+
+    sections: tuple[int, int, int] = (16, 24, 24)
+
+
 def rotary_tables(
     positions: torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +82,50 @@ def rotary_tables(
     Returns:
         Two tensors (B, 1, T, C); the first half's sine is negated, see `rotate`.
     """
-    angles = positions[:, None, :, None].float() * frequencies  # (B, 1, T, C/2)
+    return _tables(positions[:, None, :, None].float() * frequencies, dtype)  # (B, 1, T, C/2)
+
+
+def multimodal_tables(
+    positions: torch.Tensor, frequencies: torch.Tensor, sections: tuple[int, ...], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tables of M-RoPE: the first frequencies turn by time, the next by row, the last by column.
+
+    Args:
+        positions: (3, B, T) integer time, row and column.
+        frequencies: (C/2,) radians per position.
+        sections: how many frequencies each axis has; they sum to C/2.
+        dtype: type of the tables.
+
+    Returns:
+        As `rotary_tables`.
+    """
+    parts = frequencies.split(list(sections))
+    angles = [axis[:, None, :, None].float() * part for axis, part in zip(positions, parts, strict=True)]
+    return _tables(torch.cat(angles, -1), dtype)
+
+
+def axial_tables(
+    rows: torch.Tensor, columns: torch.Tensor, head_dim: int, *, theta: float = 1e4, interleaved: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tables of rotary positions in two dimensions, for the patches of a vision tower.
+
+    Args:
+        rows, columns: (P,) integer positions.
+        head_dim: C; C/4 frequencies serve both axes.
+        theta: their base.
+        interleaved: pairs turn by column, row, column, row… (MoonViT); else all rows first (Qwen2-VL).
+
+    Returns:
+        As `rotary_tables`, with B = 1, float32.
+    """
+    half = head_dim // 2
+    frequencies = 1.0 / theta ** (torch.arange(0, half, 2, device=rows.device).float() / half)  # (C/4,)
+    down, across = rows[:, None].float() * frequencies, columns[:, None].float() * frequencies
+    angles = torch.stack((across, down), -1).flatten(1) if interleaved else torch.cat((down, across), -1)
+    return _tables(angles[None, None], torch.float32)
+
+
+def _tables(angles: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
