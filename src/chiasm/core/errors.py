@@ -43,5 +43,9 @@ class ConfigError(ChiasmError):
     """A configuration value that no part of the library understands."""
 
 
+class DataError(ChiasmError):
+    """A row, file or shard of a data set that can't be used; the text names its place."""
+
+
 class CapabilityError(ChiasmError):
     """A method the family doesn't have; names the families that do."""

@@ -1,4 +1,4 @@
-"""Pictures and films that are made when somebody looks: what a generated or packed data set puts into a message part."""
+"""Pictures and films that are made when somebody looks: what a generated or packed data set puts into a message."""
 
 from __future__ import annotations
 
@@ -20,6 +20,20 @@ class LazyPicture(Protocol):
 
     def picture(self) -> Image.Image:
         """The picture; the same pixels at every call."""
+
+
+@runtime_checkable
+class StoredPicture(Protocol):
+    """An encoded picture that stands inside a larger file and is fetched on demand; the source of an `ImagePart`.
+
+    Attributes:
+        name: where it stands, for people.
+    """
+
+    name: str
+
+    def read_bytes(self, max_bytes: int) -> bytes:
+        """The encoded file, or its first `max_bytes` + 1 bytes; raises a `ChiasmError` when it can't be had."""
 
 
 @runtime_checkable

@@ -41,7 +41,7 @@ from PIL import (
 )
 
 from chiasm.core.errors import PictureError
-from chiasm.core.media import LazyPicture
+from chiasm.core.media import LazyPicture, StoredPicture
 
 # Opened by class rather than by `Image.open`: no other decoder can be reached, and the only size limit is ours.
 _DECODERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
@@ -88,8 +88,9 @@ def read_picture(source: Any, limits: Limits | None = None, background: Colour |
     """Read one picture from any source as upright RGB.
 
     Args:
-        source: a PIL picture; a `LazyPicture`; a path (`str` or `Path`); encoded bytes; a `data:image/…;base64,`
-            URI; bare base64; or a uint8 array (h, w), (h, w, 3) or (h, w, 4). The first frame of an animation is read.
+        source: a PIL picture; a `LazyPicture` or `StoredPicture`; a path (`str` or `Path`); encoded bytes; a
+            `data:image/…;base64,` URI; bare base64; or a uint8 array (h, w), (h, w, 3) or (h, w, 4). The first frame of
+            an animation is read.
         limits: byte and pixel limits, checked before decoding.
         background: RGB colour that transparency is composited onto; None drops the alpha channel, as
             checkpoints whose own preprocessing did that may need.
@@ -112,6 +113,43 @@ def read_picture(source: Any, limits: Limits | None = None, background: Colour |
     return _finish(_decode(data, name, limits), name, limits, background)
 
 
+def encoded_picture(source: Any, limits: Limits | None = None) -> bytes | None:
+    """The encoded file behind a source, as it is stored.
+
+    Args:
+        source: anything `read_picture` takes.
+        limits: the byte limit.
+
+    Returns:
+        The bytes, which nothing has decoded or checked; None for a source that holds pixels.
+
+    Raises:
+        PictureError: as `read_picture`, for what can be told without decoding.
+    """
+    if isinstance(source, (Image.Image, np.ndarray, LazyPicture)):
+        return None
+    return _fetch(source, limits or Limits())[1]
+
+
+def picture_size(source: Any, limits: Limits | None = None) -> tuple[int, int]:
+    """(width, height) of a picture as `read_picture` would give it; encoded pixels aren't decoded.
+
+    Args:
+        source: anything `read_picture` takes.
+        limits: byte and pixel limits.
+
+    Raises:
+        PictureError: as `read_picture`, for what a header can tell.
+    """
+    limits = limits or Limits()
+    if isinstance(source, (Image.Image, np.ndarray, LazyPicture)):
+        return read_picture(source, limits).size
+    name, data = _fetch(source, limits)
+    picture = _decode(data, name, limits, load=False)
+    width, height = picture.size
+    return (height, width) if _orientation(picture) >= 5 else (width, height)
+
+
 # --- from a source to bytes ---------------------------------------------------------------------------------
 
 
@@ -132,6 +170,8 @@ def _fetch(source: Any, limits: Limits) -> tuple[str, bytes]:
             raise PictureError(
                 "picture_scheme", f"{_short(source)} is a URL of a kind that is not read", hint="pass a plain path"
             )
+    if isinstance(source, StoredPicture) and not isinstance(source, os.PathLike):
+        return source.name, _checked(source.read_bytes(limits.max_bytes), source.name, limits)
     if source == "":
         raise PictureError("picture_empty", "an empty text is no picture", hint="pass a path, bytes or a data URI")
     if isinstance(source, (str, os.PathLike)):
@@ -251,7 +291,7 @@ def sniff(data: bytes) -> str | None:
     return None
 
 
-def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
+def _decode(data: bytes, name: str, limits: Limits, *, load: bool = True) -> Image.Image:
     kind = sniff(data)
     if kind is None:
         raise PictureError(
@@ -267,7 +307,8 @@ def _decode(data: bytes, name: str, limits: Limits) -> Image.Image:
         if isinstance(picture, TiffImagePlugin.TiffImageFile):
             tags = picture.tag_v2
             _check_size((tags.get(_TIFF_TILE_WIDTH, 1), tags.get(_TIFF_TILE_LENGTH, 1)), f"a tile of {name}", limits)
-        picture.load()
+        if load:
+            picture.load()
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
