@@ -97,6 +97,9 @@ def _dataclasses(kind: Any) -> list[type]:
     """A dataclass and its subclasses; nothing for any other type."""
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         return []
-    subclasses: list[type] = type.__subclasses__(kind)
-    # a slotted dataclass is made anew under its own name, and the discarded first one stays listed
-    return [kind, *(c for c in subclasses if c.__name__ != kind.__name__)]
+    # a slotted dataclass is made anew under its own name, and the discarded first one stays listed before it
+    found: dict[str, type] = {kind.__name__: kind}
+    for c in type.__subclasses__(kind):
+        if c.__name__ != kind.__name__:
+            found |= {each.__name__: each for each in _dataclasses(c)}
+    return list(found.values())

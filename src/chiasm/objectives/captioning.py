@@ -9,9 +9,15 @@ turns only those hidden states into logits; `token_loss` is the plain form that 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from chiasm.core.batch import Batch
+from chiasm.objectives.config import ObjectiveConfig
 
 IGNORED = -100
 
@@ -44,3 +50,44 @@ def answer_loss(
     """
     row, column = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
     return F.cross_entropy(logits(hidden[row, column]).float(), labels[row, column + 1])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextToken(ObjectiveConfig):
+    """Next-token cross-entropy on the supervised tokens of a batch.
+
+    Attributes:
+        z_loss: weight of the squared logarithm of the softmax's denominator (Chowdhery et al. 2022, §5); 0 = none.
+    """
+
+    z_loss: float = 0.0
+
+    def build(self) -> NextTokenObjective:
+        return NextTokenObjective(self)
+
+
+class NextTokenObjective(nn.Module):
+    """`module(batch)` gives logits (B, T, V); `batch.labels` says what is learned."""
+
+    def __init__(self, config: NextToken) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, module: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        """The mean loss of the batch's supervised tokens."""
+        assert batch.labels is not None
+        logits = module(batch)
+        loss = token_loss(logits, batch.labels)
+        if not self.config.z_loss:
+            return {"loss": loss}
+        learned = batch.labels[:, 1:] != IGNORED
+        z = logits[:, :-1][learned].float().logsumexp(-1).square().mean()
+        return {"loss": loss + self.config.z_loss * z, "token_loss": loss.detach(), "z": z.detach()}
+
+    def weight(self, batch: Batch) -> float:
+        """How many tokens the batch's mean is over: what several parts of one step are weighed by."""
+        assert batch.labels is not None
+        return float((batch.labels[:, 1:] != IGNORED).sum())
+
+    def after_step(self, module: Any, step: int) -> None:
+        """Nothing moves."""

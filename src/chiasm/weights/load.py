@@ -129,6 +129,24 @@ def initialise(config: Any, seed: int = 0) -> nn.Module:
     return module
 
 
+def parts_of(source: str | os.PathLike[str] | None, family_name: str) -> Parts:
+    """What a folder or hub id says about processing, for a model with new weights.
+
+    Raises:
+        ConfigError: no source.
+    """
+    if source is None:
+        what = f"a full-size {family_name} has no tokenizer of its own"
+        raise ConfigError("processing_missing", what, hint="--set model.processing=FOLDER, of a published checkpoint")
+    folder = resolve(source, bundled=bundled_folders())
+    return read_parts(folder, read_config(folder))
+
+
+def writer_for(config: Any) -> Any:
+    """The function (model, folder) that writes models of a configuration's type in their layout."""
+    return _writer(_layout_of(config))
+
+
 def read_parts(folder: Path, description: Mapping[str, Any]) -> Parts:
     """What a folder says about processing: tokenizer, picture settings (older or newer file), chat template."""
     tokenizer = Tokenizer.from_folder(folder)

@@ -1,0 +1,96 @@
+"""From samples to a model's batch, by its own processor. A recipe says how; the training loop only passes it on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from chiasm.core.batch import Batch
+from chiasm.core.errors import PromptError
+from chiasm.core.messages import ImagePart
+from chiasm.core.samples import Sample
+
+Collate = Callable[[Sequence[Sample]], Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollateConfig:
+    """How samples become a batch."""
+
+    def build(self, processor: Any) -> Collate:
+        """A function from samples to what the objective takes; `processor` is the model's own."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversations(CollateConfig):
+    """Whole conversations, the assistant's words supervised: `labels` (B, T) beside everything a model needs."""
+
+    def build(self, processor: Any) -> Collate:
+        def collate(samples: Sequence[Sample]) -> Batch:
+            try:
+                conversations = [sample.conversation for sample in samples]
+                batch: Batch = processor(conversations, add_generation_prompt=False, supervise=True)
+            except PromptError:
+                _name_the_row(processor, samples)
+                raise
+            return batch
+
+        return collate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pairs(CollateConfig):
+    """A picture and one of its captions each: `pixel_values` and `input_ids`, row for row.
+
+    Attributes:
+        truncate: cut captions that are longer than the text tower takes; otherwise they are errors.
+    """
+
+    truncate: bool = True
+
+    def build(self, processor: Any) -> Collate:
+        def collate(samples: Sequence[Sample]) -> Batch:
+            images = processor.images([picture(sample) for sample in samples])
+            texts = processor.texts([caption(sample) for sample in samples], truncate=self.truncate)
+            return replace(texts, pixel_values=images.pixel_values, plans=images.plans)
+
+        return collate
+
+
+def picture(sample: Sample) -> Any:
+    """The source of a sample's first picture.
+
+    Raises:
+        PromptError: the sample has none.
+    """
+    for message in sample.conversation.messages:
+        for part in message.parts:
+            if isinstance(part, ImagePart):
+                return part.source
+    raise PromptError("sample_no_picture", f"{sample.place}: 0 pictures, 1 needed", hint="chiasm data check")
+
+
+def caption(sample: Sample) -> str:
+    """The first caption of a sample, or the words of its last turn.
+
+    Raises:
+        PromptError: the sample has no words.
+    """
+    if sample.captions:
+        return sample.captions[0]
+    for message in reversed(sample.conversation.messages):
+        words = " ".join(part.text for part in message.parts if hasattr(part, "text")).strip()
+        if words:
+            return words
+    raise PromptError("sample_no_caption", f"{sample.place}: 0 captions, 1 needed", hint="chiasm data check")
+
+
+def _name_the_row(processor: Any, samples: Sequence[Sample]) -> None:
+    """Find the sample that a batch was refused for, and say where it stands."""
+    for sample in samples:
+        try:
+            processor([sample.conversation], add_generation_prompt=False, supervise=True)
+        except PromptError as error:
+            raise PromptError(error.code, f"{sample.place}: {error.what}", hint=error.hint) from None

@@ -1,0 +1,1 @@
+"""What carries a `Run` out: settings and files, models, data, the loop, what people see."""
