@@ -51,12 +51,9 @@ def dispatch(argv: list[str]) -> int:
     try:
         return _run(argv or ["--help"])
     except UsageError as error:
-        verb = f"{argv[0]} " if argv and argv[0] in VERBS else ""
-        if error.hint is None:
-            error = UsageError(error.what, hint=f"chiasm {verb}--help")
-        return _fail(error, USAGE, as_json, debug)
+        return _fail(_hinted(error, argv), USAGE, as_json, debug)
     except ChiasmError as error:
-        return _fail(error, FAILED, as_json, debug)
+        return _fail(_hinted(error, argv), FAILED, as_json, debug)
     except KeyboardInterrupt:
         return _fail(ChiasmError("interrupted", "stopped by the keyboard"), INTERRUPTED, as_json, debug)
     except BrokenPipeError:
@@ -69,11 +66,19 @@ def dispatch(argv: list[str]) -> int:
         what = f"the package {error.name!r} is not installed"
         return _fail(ChiasmError("package_missing", what, hint=f"pip install {error.name}"), FAILED, as_json, debug)
     except OSError as error:
-        return _fail(ChiasmError("file", one_line(str(error))), FAILED, as_json, debug)
+        return _fail(_hinted(ChiasmError("file", one_line(str(error))), argv), FAILED, as_json, debug)
     except Exception as error:
         what = f"{type(error).__name__}: {one_line(str(error))}"
         hint = "the same command with --debug, and report what it shows"
         return _fail(ChiasmError("internal", what, hint=hint), FAILED, as_json, debug)
+
+
+def _hinted(error: ChiasmError, argv: list[str]) -> ChiasmError:
+    """The error with a command to try next: its own, else the help of the verb that failed."""
+    if error.hint is None:
+        verb = f"{argv[0]} " if argv and argv[0] in VERBS else ""
+        return ChiasmError(error.code, error.what, hint=f"chiasm {verb}--help")
+    return error
 
 
 def _run(argv: list[str]) -> int:

@@ -59,7 +59,7 @@ def demo(*, out: Path = Path("runs/demo"), options: Output = OUTPUT) -> None:
     document: dict[str, Any] = {"classified": [], "answered": []}
     shown: list[Shown] = []
     if "nano-dual" in there:
-        document["classified"] = _classify(shown)
+        document["classified"] = _classify(out, shown)
     if "nano" in there:
         document["answered"] = _answer(out, shown)
     sheet = out / "contact_sheet.png"
@@ -84,24 +84,22 @@ def photographs() -> dict[str, Path]:
     return found
 
 
-def _classify(shown: list[Shown]) -> list[dict[str, Any]]:
+def _classify(out: Path, shown: list[Shown]) -> list[dict[str, Any]]:
     import chiasm
     from chiasm.data.packs import load_pack
     from chiasm.processing.pictures import read_picture
 
     model = chiasm.load("nano-dual", offline=True)
-    pictures = [(path.name, truth, read_picture(path)) for truth, path in photographs().items()]
+    pictures = [(truth, read_picture(path)) for truth, path in photographs().items()]
     emoji = {picture.key.removeprefix("openmoji/"): picture for picture in load_pack("openmoji")}
-    pictures += [
-        (emoji[code].key, truth, read_picture(emoji[code].open(TILE)))
-        for code, truth in DRAWINGS.items()
-        if code in emoji
-    ]
-    ranked = model.classify([picture for _, _, picture in pictures], list(LABELS), templates=[TEMPLATE])
+    pictures += [(truth, read_picture(emoji[code].open(TILE))) for code, truth in DRAWINGS.items() if code in emoji]
+    ranked = model.classify([picture for _, picture in pictures], list(LABELS), templates=[TEMPLATE])
     rows = []
-    for (name, truth, picture), ranking in zip(pictures, ranked, strict=True):
+    for (truth, picture), ranking in zip(pictures, ranked, strict=True):
+        file = out / f"{truth}.png"
+        picture.save(file)
         top = [{"label": label, "probability": probability} for label, probability in ranking[:3]]
-        rows.append({"picture": name, "shows": truth, "top": top})
+        rows.append({"picture": str(file), "shows": truth, "top": top})
         lines = tuple(
             f"{'*' if label == truth else ' '} {label} {probability:.0%}" for label, probability in ranking[:3]
         )
@@ -202,7 +200,10 @@ def _print(document: dict[str, Any]) -> None:
         for row in document["classified"]:
             said = ", ".join(f"{item['label']} {item['probability']:.0%}" for item in row["top"])
             table.add_row(
-                row["picture"], row["shows"], said, style="green" if row["top"][0]["label"] == row["shows"] else ""
+                Path(row["picture"]).name,
+                row["shows"],
+                said,
+                style="green" if row["top"][0]["label"] == row["shows"] else "",
             )
         console.print(table)
     if document["answered"]:
