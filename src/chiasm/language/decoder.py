@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from chiasm.nn.additive_positions import LearnedPositionsConfig, SinusoidPositionsConfig
-from chiasm.nn.attention import AttentionConfig
+from chiasm.nn.attention import AttentionConfig, QKNormConfig
 from chiasm.nn.blocks import Block, BlockConfig, ParallelBlock
 from chiasm.nn.cache import Cache
 from chiasm.nn.masks import AttentionMask, attention_mask, biased
 from chiasm.nn.mlp import GatedMLPConfig, MLPConfig
 from chiasm.nn.position_bias import AlibiConfig
-from chiasm.nn.positions import RotaryConfig, rotary_tables
+from chiasm.nn.positions import MultimodalRotaryConfig, RotaryConfig, multimodal_tables, rotary_tables
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +46,7 @@ class DecoderConfig:
         inner_norms: a LayerNorm before each block's two output projections (Magneto).
         parallel: attention and MLP read the same normalised input (PaLM).
         embed_scale: what input embeddings are multiplied by.
+        qk_norm: norms of queries and keys; None = none.
     """
 
     vocab_size: int
@@ -70,11 +71,26 @@ class DecoderConfig:
     inner_norms: bool = False
     parallel: bool = False
     embed_scale: float = 1.0
+    qk_norm: QKNormConfig | None = None
 
     @property
     def head_width(self) -> int:
         """C."""
         return self.head_dim or self.hidden_dim // self.num_heads
+
+    @property
+    def rotary_width(self) -> int:
+        """Features of a head that turn."""
+        return self.head_width
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """Heads, key width and value width of what one layer keeps of a token."""
+        return self.num_kv_heads, self.head_width, self.head_width
+
+    def layer(self, index: int) -> nn.Module:
+        """The layer at `index`, with random weights."""
+        return (ParallelBlock if self.parallel else Block)(self.block())
 
     def block(self) -> BlockConfig:
         inner = self.norm_eps if self.inner_norms else None
@@ -86,6 +102,7 @@ class DecoderConfig:
             qkv_bias=self.qkv_bias,
             out_bias=self.out_bias,
             inner_norm_eps=inner,
+            qk_norm=self.qk_norm,
         )
         mlp: GatedMLPConfig | MLPConfig
         if self.gated:
@@ -120,8 +137,7 @@ class Decoder(nn.Module):
             if learned
             else None
         )
-        kind = ParallelBlock if config.parallel else Block
-        self.blocks = nn.ModuleList(kind(config.block()) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(config.layer(index) for index in range(config.num_layers))
         self.norm = config.block().norm()
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
         self._frequencies: torch.Tensor | None = None
@@ -132,13 +148,14 @@ class Decoder(nn.Module):
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `batch` sequences of up to `capacity` positions."""
-        weight, config = self.embed_tokens.weight, self.config
+        weight, (heads, key_dim, value_dim) = self.embed_tokens.weight, self.config.cache_shape
         return Cache(
-            config.num_layers,
+            self.config.num_layers,
             batch,
-            config.num_kv_heads,
+            heads,
             capacity,
-            config.head_width,
+            key_dim,
+            value_dim=value_dim,
             dtype=weight.dtype,
             device=weight.device,
         )
@@ -150,6 +167,7 @@ class Decoder(nn.Module):
         attend: torch.Tensor | AttentionMask | None = None,
         positions: torch.Tensor | None = None,
         cache: Cache | None = None,
+        route: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Hidden states of new tokens.
 
@@ -157,8 +175,9 @@ class Decoder(nn.Module):
             embeds: (B, T, D) input embeddings.
             attend: (B, S) bool over cached and new positions, True = a real token; None = no padding;
                 a mask of its own (`packed_mask`) is taken as it is.
-            positions: (B, T) or (1, T) positions; None = counted from the cache's length.
+            positions: (B, T) or (1, T) positions, or (3, B, T) for M-RoPE; None = counted from the cache's length.
             cache: keys and values so far; T new ones are added.
+            route: (B, T) bool, the tokens that take the visual weights of routed layers; None = none.
 
         Returns:
             (B, T, D), normalised; `logits` turns them into scores.
@@ -168,7 +187,7 @@ class Decoder(nn.Module):
             positions = torch.arange(past, past + length, device=embeds.device)[None]
         rotary = None
         if self.config.rotary is not None:
-            rotary = rotary_tables(positions, self._rotary_frequencies(embeds.device), embeds.dtype)
+            rotary = self._rotary(positions, embeds.dtype)
         mask = attend
         if not isinstance(mask, AttentionMask):
             mask = attention_mask(mask, causal=True, queries=length, keys=past + length, device=embeds.device)
@@ -178,8 +197,9 @@ class Decoder(nn.Module):
         x = embeds if self.config.embed_scale == 1.0 else embeds * self.config.embed_scale
         if self.positions is not None:
             x = x + self.positions(positions, x.dtype)
+        more = {} if route is None else {"route": route}
         for layer, block in enumerate(self.blocks):
-            x = block(x, mask=mask, rotary=rotary, cache=cache, layer=layer)
+            x = block(x, mask=mask, rotary=rotary, cache=cache, layer=layer, **more)
         if cache is not None:
             cache.advance(length)
         return self.norm(x)
@@ -189,9 +209,16 @@ class Decoder(nn.Module):
         weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         return F.linear(hidden, weight)
 
+    def _rotary(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        frequencies = self._rotary_frequencies(positions.device)
+        if positions.dim() == 2:
+            return rotary_tables(positions, frequencies, dtype)
+        assert isinstance(self.config.rotary, MultimodalRotaryConfig), "three positions a token need M-RoPE"
+        return multimodal_tables(positions, frequencies, self.config.rotary.sections, dtype)
+
     def _rotary_frequencies(self, device: torch.device) -> torch.Tensor:
         # derived from the config, not a buffer: a module built on the meta device must still rotate
         assert self.config.rotary is not None
         if self._frequencies is None or self._frequencies.device != device:
-            self._frequencies = self.config.rotary.frequencies(self.config.head_width).to(device)
+            self._frequencies = self.config.rotary.frequencies(self.config.rotary_width).to(device)
         return self._frequencies
