@@ -32,6 +32,8 @@ class Batch:
         plans: one `ImagePlan` a picture, in reading order.
         spans: one `ImageSpan` a picture, in the same order; indices count padding in.
         labels: (B, T) int64, -100 where nothing is supervised; None outside training.
+        source_length: columns of `input_ids` that are the prompt, for a model that reads it whole before it writes;
+            None = `labels` say it.
         prompts: the rendered prompt strings, for `inspect`.
         segments: (B, T) int64, which text of a packed row a token belongs to, from 1; below 0 = padding; None = one
             text a row.
@@ -47,6 +49,7 @@ class Batch:
     plans: Sequence[ImagePlan] = field(default=())
     spans: Sequence[ImageSpan] = field(default=())
     labels: torch.Tensor | None = None
+    source_length: int | None = None
     prompts: Sequence[str] = field(default=())
     segments: torch.Tensor | None = None
     trunks: torch.Tensor | None = None

@@ -206,6 +206,7 @@ class Processor:
             plans=tuple(plans),
             spans=tuple(spans),
             labels=labels,
+            source_length=None if supervise else length,
             prompts=tuple(prompt.text for prompt in prompts),
         )
 
