@@ -142,6 +142,19 @@ class Split(Rule):
 
 
 @dataclass(frozen=True, slots=True)
+class SplitTranspose(Split):
+    """Their fused matrix stands input first: transposed, then cut into ours along the output."""
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Transpose and cut."""
+        return Split.forward(self, [tensors[0].transpose(0, 1)])
+
+    def backward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Join and transpose."""
+        return [Split.backward(self, tensors)[0].transpose(0, 1)]
+
+
+@dataclass(frozen=True, slots=True)
 class Drop(Rule):
     """A tensor that older files hold and we don't need (a buffer, an unused head): not loaded, not written."""
 
