@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from chiasm.core.batch import Batch
@@ -30,6 +30,17 @@ class Generative(Protocol):
 
 
 @runtime_checkable
+class HiddenStates(Protocol):
+    """A module that writes text and gives its states before the output layer: scores only where they are needed."""
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """(B, T, D) final states of a batch."""
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(…, D) → (…, V)."""
+
+
+@runtime_checkable
 class Embedding(Protocol):
     """A module that puts pictures and texts into one space."""
 
@@ -41,6 +52,38 @@ class Embedding(Protocol):
 
     def logits(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """(I, E), (B, E) → (I, B)."""
+
+
+@runtime_checkable
+class Matching(Protocol):
+    """A module that judges whether a text belongs to its picture."""
+
+    def match_logits(self, batch: Batch) -> torch.Tensor:
+        """(B,) log-odds that each row's picture and text belong together."""
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A module that answers by choosing among known answers.
+
+    Attributes:
+        answers: the answers, in the order of their scores.
+        exclusive: one answer excludes the others (a softmax); otherwise each has its own sigmoid.
+    """
+
+    answers: Sequence[str]
+    exclusive: bool
+
+    def answer_logits(self, batch: Batch) -> torch.Tensor:
+        """(B, A) score of every answer."""
+
+
+@runtime_checkable
+class Heating(Protocol):
+    """A module that shows where in a picture a text is."""
+
+    def heat(self, batch: Batch) -> torch.Tensor:
+        """(B, rows, columns) how much each patch speaks for the row's text, at least 0."""
 
 
 @runtime_checkable

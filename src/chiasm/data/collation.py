@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from chiasm.core.batch import Batch
 from chiasm.core.errors import PromptError
@@ -16,7 +16,13 @@ Collate = Callable[[Sequence[Sample]], Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollateConfig:
-    """How samples become a batch."""
+    """How samples become a batch.
+
+    Attributes:
+        takes_features: whether the batch may hold a frozen tower's stored `features` in place of pixels.
+    """
+
+    takes_features: ClassVar[bool] = False
 
     def build(self, processor: Any) -> Collate:
         """A function from samples to what the objective takes; `processor` is the model's own."""
@@ -25,17 +31,24 @@ class CollateConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversations(CollateConfig):
-    """Whole conversations, the assistant's words supervised: `labels` (B, T) beside everything a model needs."""
+    """Whole conversations, the assistant's words supervised: `labels` (B, T) beside everything a model needs.
+
+    Attributes:
+        pack: tokens of a row in which several conversations stand, each blind to the others; None = one a row, padded.
+    """
+
+    takes_features: ClassVar[bool] = True
+    pack: int | None = None
 
     def build(self, processor: Any) -> Collate:
         def collate(samples: Sequence[Sample]) -> Batch:
-            try:
-                conversations = [sample.conversation for sample in samples]
-                batch: Batch = processor(conversations, add_generation_prompt=False, supervise=True)
-            except PromptError:
-                _name_the_row(processor, samples)
-                raise
-            return batch
+            conversations = [sample.conversation for sample in samples]
+            batch: Batch = processor(conversations, add_generation_prompt=False, supervise=True)
+            if self.pack is None:
+                return batch
+            from chiasm.data.packing import pack
+
+            return pack(batch, self.pack)
 
         return collate
 
@@ -48,13 +61,16 @@ class Pairs(CollateConfig):
         truncate: cut captions that are longer than the text tower takes; otherwise they are errors.
     """
 
+    takes_features: ClassVar[bool] = True
     truncate: bool = True
 
     def build(self, processor: Any) -> Collate:
         def collate(samples: Sequence[Sample]) -> Batch:
             images = processor.images([picture(sample) for sample in samples])
             texts = processor.texts([caption(sample) for sample in samples], truncate=self.truncate)
-            return replace(texts, pixel_values=images.pixel_values, plans=images.plans)
+            return replace(
+                images, input_ids=texts.input_ids, attention_mask=texts.attention_mask, prompts=texts.prompts
+            )
 
         return collate
 
@@ -85,12 +101,3 @@ def caption(sample: Sample) -> str:
         if words:
             return words
     raise PromptError("sample_no_caption", f"{sample.place}: 0 captions, 1 needed", hint="chiasm data check")
-
-
-def _name_the_row(processor: Any, samples: Sequence[Sample]) -> None:
-    """Find the sample that a batch was refused for, and say where it stands."""
-    for sample in samples:
-        try:
-            processor([sample.conversation], add_generation_prompt=False, supervise=True)
-        except PromptError as error:
-            raise PromptError(error.code, f"{sample.place}: {error.what}", hint=error.hint) from None

@@ -41,10 +41,11 @@ class BadRow:
 
 
 @dataclass(slots=True)
-class _Prepared:
-    """What a worker sends: a batch and the bad rows met on the way, or the failure that ended it."""
+class Prepared:
+    """What a worker sends: a batch, its rows' keys and the bad rows met on the way, or the failure that ended it."""
 
     batch: Any = None
+    keys: tuple[str, ...] = ()
     bad: list[BadRow] = field(default_factory=list)
     failure: tuple[str, str, str | None] | None = None
 
@@ -123,8 +124,16 @@ class Loader:
         """Batch `number`, from 0; this rank's part of it.
 
         Raises:
-            DataError: more bad rows than allowed, a row that fails in an unforeseen way, or a worker that died.
-            ChiasmError: the batch can't be put together, though each of its rows can.
+            DataError: see `prepared`.
+        """
+        return self.prepared(number).batch
+
+    def prepared(self, number: int) -> Prepared:
+        """Batch `number` with its rows' keys, stand-ins included.
+
+        Raises:
+            DataError: more bad rows than allowed, a batch that can't be put together though each of its rows can, a
+                row that fails in an unforeseen way, or a worker that died.
         """
         if self._count:
             if self._workers is None:
@@ -137,7 +146,7 @@ class Loader:
         if prepared.failure is not None:
             code, what, hint = prepared.failure
             raise DataError(code, what, hint=hint)
-        return prepared.batch
+        return prepared
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON values: the bad rows counted so far."""
@@ -187,13 +196,13 @@ class Loader:
 
     # Preparing, in whatever process
 
-    def _prepare(self, number: int) -> _Prepared:
-        prepared = _Prepared()
+    def _prepare(self, number: int) -> Prepared:
+        prepared = Prepared()
         try:
             part = self.batch_size // self.world
             draws = self.draws(number)[self.rank * part : (self.rank + 1) * part]
             with _generator(mixed(self.seed, number, self.rank)):
-                prepared.batch = self._collated(draws, prepared.bad)
+                prepared.batch, prepared.keys = self._collated(draws, prepared.bad)
         except ChiasmError as error:
             prepared.failure = error.code, f"batch {number}: {error.what}", error.hint
         except Exception as error:  # a bug of ours or of a reader: said in one line wherever it happened
@@ -202,12 +211,12 @@ class Loader:
             prepared.failure = "batch_failed", f"batch {number}: {type(error).__name__}: {error} ({where})", None
         return prepared
 
-    def _collated(self, draws: Sequence[Draw], bad: list[BadRow]) -> Any:
+    def _collated(self, draws: Sequence[Draw], bad: list[BadRow]) -> tuple[Any, tuple[str, ...]]:
         slots = [self._good(draw, 0, bad) for draw in draws]
         for _ in range(TRIES):
             samples = [sample for _, _, sample in slots]
             try:
-                return self.collate(samples)
+                return self.collate(samples), tuple(sample.key for sample in samples)
             except ChiasmError:
                 refused = [self._refusal(sample) for sample in samples]
                 if not any(refused):

@@ -101,7 +101,7 @@ class SplicedLM(nn.Module, ABC):
         return splice(embeds, pictures, list(batch.spans))
 
     def hidden(self, batch: Batch) -> torch.Tensor:
-        """Final hidden states; `language.logits` turns those that are needed into scores.
+        """Final hidden states; `logits` turns those that are needed into scores.
 
         Args:
             batch: see `embed`; `attention_mask` (B, T) where there is padding, `segments`, `trunks` and `positions`
@@ -119,7 +119,11 @@ class SplicedLM(nn.Module, ABC):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, T, V) logits of every position; argument as for `hidden`."""
-        return self.language.logits(self.hidden(batch))
+        return self.logits(self.hidden(batch))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(…, D) hidden states → (…, V) logits."""
+        return self.language.logits(hidden)
 
     def prefill(self, batch: Batch, capacity: int) -> tuple[torch.Tensor, SplicedState]:
         """Read left-padded prompts.

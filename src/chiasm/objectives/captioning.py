@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from chiasm.core.batch import Batch
+from chiasm.core.protocols import HiddenStates
 from chiasm.objectives.config import ObjectiveConfig
 
 IGNORED = -100
@@ -67,7 +68,7 @@ class NextToken(ObjectiveConfig):
 
 
 class NextTokenObjective(nn.Module):
-    """`module(batch)` gives logits (B, T, V); `batch.labels` says what is learned."""
+    """`batch.labels` says what is learned; a module with `HiddenStates` gives scores there alone, others everywhere."""
 
     def __init__(self, config: NextToken) -> None:
         super().__init__()
@@ -76,12 +77,16 @@ class NextTokenObjective(nn.Module):
     def forward(self, module: Any, batch: Batch) -> dict[str, torch.Tensor]:
         """The mean loss of the batch's supervised tokens."""
         assert batch.labels is not None
-        logits = module(batch)
-        loss = token_loss(logits, batch.labels)
+        learned = batch.labels[:, 1:] != IGNORED
+        if isinstance(module, HiddenStates):
+            logits = module.logits(module.hidden(batch)[:, :-1][learned])
+        else:
+            logits = module(batch)[:, :-1][learned]
+        logits = logits.float()  # (n, V)
+        loss = F.cross_entropy(logits, batch.labels[:, 1:][learned])
         if not self.config.z_loss:
             return {"loss": loss}
-        learned = batch.labels[:, 1:] != IGNORED
-        z = logits[:, :-1][learned].float().logsumexp(-1).square().mean()
+        z = logits.logsumexp(-1).square().mean()
         return {"loss": loss + self.config.z_loss * z, "token_loss": loss.detach(), "z": z.detach()}
 
     def weight(self, batch: Batch) -> float:
