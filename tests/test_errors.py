@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CLASSES = {
     "ChiasmError", "PictureError", "PromptError", "CheckpointError", "SourceError", "ConfigError", "CapabilityError",
-    "DataError",
+    "DataError", "VideoError",
 }  # fmt: skip
 
 

@@ -27,6 +27,10 @@ class PictureError(ChiasmError):
     """A picture that can't be read, is over a limit, or is not what it says."""
 
 
+class VideoError(PictureError):
+    """A video that can't be read, has no frame, or has times that can't be true."""
+
+
 class PromptError(ChiasmError):
     """A conversation that can't be turned into a prompt (roles, counts, lengths)."""
 

@@ -63,6 +63,12 @@ class Conversation:
         """Every picture, in reading order."""
         return (part for message in self.messages for part in message.parts if isinstance(part, ImagePart))
 
+    def media(self) -> Iterator[ImagePart | VideoPart]:
+        """Every picture and video, in reading order."""
+        return (
+            part for message in self.messages for part in message.parts if isinstance(part, (ImagePart, VideoPart))
+        )
+
 
 def parse_conversation(value: Any) -> Conversation:
     """Read one conversation.

@@ -34,6 +34,9 @@ class ImagePlan:
         tokens: (rows, columns) of visual tokens that one crop gives.
         num_tokens: visual tokens the language model sees for this picture, newlines and separators
             included; 0 for a tower that pools.
+        steps: how many groups of frames a video's tokens stand for; 1 for a picture.
+        seconds: when each of a video's frames was taken; empty for a picture.
+        step_seconds: seconds from one group of frames to the next; 0 for a picture.
     """
 
     source: tuple[int, int]
@@ -41,12 +44,21 @@ class ImagePlan:
     grid: tuple[int, int] = (1, 1)
     tokens: tuple[int, int] = (1, 1)
     num_tokens: int = 0
+    steps: int = 1
+    seconds: tuple[float, ...] = ()
+    step_seconds: float = 0.0
+
+    @property
+    def is_video(self) -> bool:
+        """The plan is a video's: its crops are frames."""
+        return bool(self.seconds)
 
     @property
     def cropped_share(self) -> float:
         """Share of the source's area (0..1) that no crop shows."""
-        seen = max(_visible_share(crop) for crop in self.crops) if len(self.crops) == 1 else 0.0
-        if len(self.crops) > 1:  # tiles share one resized canvas: their visible parts are disjoint
+        whole = len(self.crops) == 1 or self.is_video
+        seen = _visible_share(self.crops[0]) if whole else 0.0
+        if not whole:  # tiles share one resized canvas: their visible parts are disjoint
             tiles = self.crops[1:] if self.grid != (1, 1) else self.crops
             seen = min(1.0, max(_visible_share(self.crops[0]), sum(_visible_share(crop) for crop in tiles)))
         return round(1.0 - seen, 6)

@@ -24,7 +24,7 @@ def inspect_conversation(module: nn.Module, processor: Any, conversation: Conver
     Returns:
         Everything the model would be given.
     """
-    if isinstance(processor, DualProcessor):
+    if isinstance(processor, DualProcessor) and not callable(processor):
         batch = _dual_batch(processor, conversation)
         ids = [] if batch.input_ids is None else batch.input_ids[0].tolist()
         prompt = processor.tokenizer.decode(ids, skip_special=False)
@@ -80,5 +80,8 @@ def _dual_batch(processor: DualProcessor, conversation: Conversation) -> Batch:
 def _crops(processor: Any, batch: Batch) -> list[list[Any]]:
     if batch.pixel_values is None:
         return []
+    own = getattr(processor.image_processor, "crops", None)
+    if own is not None:  # patches in one row: the processor knows how they lie
+        return own(batch.pixel_values, batch.plans)
     pieces = batch.pixel_values.split([len(plan.crops) for plan in batch.plans])
     return [[processor.image_processor.as_seen(crop) for crop in piece] for piece in pieces]

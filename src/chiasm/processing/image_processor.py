@@ -19,8 +19,10 @@ from PIL import Image
 from chiasm.core.errors import PictureError
 from chiasm.core.plan import ImagePlan
 from chiasm.processing import image_settings
+from chiasm.processing.budget import within
 from chiasm.processing.pictures import Colour, Limits, read_picture
 from chiasm.processing.tilers import BICUBIC, CenterCrop, Tiler
+from chiasm.processing.video import FRAME
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +100,8 @@ class ImageProcessor:
         """
         if isinstance(picture, tuple):
             return self.tiler.plan(picture)
-        return self.tiler.plan(self.read(picture).size)
+        opened = self.read(picture)
+        return self._tiler_of(opened).plan(opened.size)
 
     def pixels(self, pictures: Sequence[Any]) -> tuple[torch.Tensor, list[ImagePlan]]:
         """Every crop of every picture, in order.
@@ -116,7 +119,7 @@ class ImageProcessor:
         import torch  # here, so that pictures can be read and planned without it
 
         opened = [self._read_nth(picture, i) for i, picture in enumerate(pictures)]
-        plans = [self.tiler.plan(picture.size) for picture in opened]
+        plans = [self._tiler_of(picture).plan(picture.size) for picture in opened]
         sizes = {crop.size for plan in plans for crop in plan.crops}
         if len(sizes) > 1:
             (w0, h0), (w1, h1) = sorted(sizes)[:2]
@@ -132,6 +135,10 @@ class ImageProcessor:
         for picture, plan in zip(opened, plans, strict=True):
             for crop in self.tiler.render(picture, plan, self.resample):
                 levels = np.asarray(crop)  # (h, w, 3) uint8
+                if levels.dtype != np.uint8:  # scaled in floating point, as some published code does
+                    target[row] = self._normalised(levels)
+                    row += 1
+                    continue
                 for channel in range(3):
                     np.take(table[channel], levels[..., channel], out=target[row, channel], mode="clip")
                 row += 1
@@ -164,11 +171,25 @@ class ImageProcessor:
         """
         return Image.fromarray(np.ascontiguousarray(self.unnormalise(pixels).permute(1, 2, 0).numpy()))
 
+    def within(self, tokens: int) -> ImageProcessor:
+        """The same with at most so many visual tokens a picture; see `budget.within`."""
+        return replace(self, tiler=within(self.tiler, tokens))
+
+    def _tiler_of(self, picture: Image.Image) -> Tiler:
+        frames = getattr(self.tiler, "for_frames", None)
+        return frames() if frames is not None and picture.info.get(FRAME) else self.tiler
+
     def _read_nth(self, picture: Any, index: int) -> Image.Image:
         try:
             return self.read(picture)
         except PictureError as error:
             raise PictureError(error.code, f"picture {index}: {error.what}", hint=error.hint) from None
+
+    def _normalised(self, levels: np.ndarray) -> np.ndarray:
+        """(h, w, 3) float levels → (3, h, w)."""
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        scaled = (levels * np.float32(self.rescale_factor) - mean) / std
+        return scaled.transpose(2, 0, 1)
 
     def _table(self) -> np.ndarray:
         """(3, 256) float32: the value of every level in every channel, rounded where transformers rounds."""

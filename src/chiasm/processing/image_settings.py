@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from chiasm.core.errors import ConfigError
+from chiasm.processing import tiled_settings
 from chiasm.processing.tilers import AnyRes, CenterCrop, PadSquare, Stretch, Tiler
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _CLIP = _COMMON | {
     "image_std": _STD,
 }
 _SIGLIP = _COMMON | {"size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+_BLIP = _COMMON | {"size": {"height": 384, "width": 384}, "image_mean": _MEAN, "image_std": _STD}
 _NEXT = _CLIP | {
     "do_pad": True,
     "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
@@ -50,9 +52,11 @@ _PAD = _CLIP | {"do_pad": True, "fill": [255, 255, 255]}
 DEFAULTS = {
     "CLIPImageProcessor": _CLIP,
     "SiglipImageProcessor": _SIGLIP,
+    "BlipImageProcessor": _BLIP,
     "LlavaImageProcessor": _CLIP,
     "LlavaNextImageProcessor": _NEXT,
     "PadSquare": _PAD,
+    **tiled_settings.DEFAULTS,
 }
 # What says nothing about pixels. `auto_map` names code inside the checkpoint: it is never run.
 _SILENT = {
@@ -111,6 +115,8 @@ def write(processor: ImageProcessor) -> dict[str, Any]:
         "image_mean": list(processor.mean),
         "image_std": list(processor.std),
     }
+    if isinstance(tiler, tiled_settings.TYPES):
+        return settings | tiled_settings.write(tiler)
     if isinstance(tiler, Stretch):
         return settings | {"image_processor_type": "SiglipImageProcessor", "size": _dict(tiler.size)}
     if isinstance(tiler, (PadSquare, AnyRes)):
@@ -167,6 +173,8 @@ def _refuse_unknown(settings: Mapping[str, Any], known: Mapping[str, Any], kind:
 def _tiler(
     kind: str, settings: Mapping[str, Any], pinpoints: Sequence[Sequence[int]] | None, tokens: Mapping[str, Any]
 ) -> Tiler:
+    if kind in tiled_settings.DEFAULTS:
+        return tiled_settings.tiler(kind, settings)
     resize = _resize(settings) if settings["do_resize"] else None
     crop = _pair(settings["crop_size"], "crop_size") if settings["do_center_crop"] else None
     if kind == "LlavaNextImageProcessor":

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from chiasm.core.batch import Batch, ImageSpan
 from chiasm.core.errors import PictureError, PromptError
-from chiasm.core.messages import Conversation, ImagePart, parse_conversation
+from chiasm.core.messages import Conversation, ImagePart, VideoPart, parse_conversation
 from chiasm.core.plan import ImagePlan
-from chiasm.processing.prompt import Prompt, PromptRenderer
+from chiasm.processing.prompt import Prompt, PromptRenderer, check_videos
 from chiasm.processing.tokenizer import Tokenizer
+from chiasm.processing.video import VideoReading
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +50,10 @@ class Pictures(Protocol):
         """The published settings."""
         ...
 
+    def within(self, tokens: int) -> Pictures:
+        """The same with at most so many visual tokens a picture."""
+        ...
+
 
 class Processor:
     """Conversations → batches.
@@ -60,6 +66,8 @@ class Processor:
         max_length: longest prompt in tokens; None = unlimited.
         max_images: most pictures in a conversation; None = unlimited.
         settings: further entries of processor_config.json, such as `processor_class` and `patch_size`.
+        video: how videos are taken; None for a model without videos.
+        wrap: control tokens before and after every picture's slot.
     """
 
     def __init__(
@@ -72,12 +80,22 @@ class Processor:
         max_length: int | None = None,
         max_images: int | None = None,
         settings: Mapping[str, Any] | None = None,
+        video: VideoReading | None = None,
+        wrap: tuple[str, str] | None = None,
     ) -> None:
-        self.tokenizer, self.image_processor = tokenizer, image_processor
+        self.tokenizer, self.image_processor, self.video = tokenizer, image_processor, video
         self.template, self.image_token = template, image_token if image_processor is not None else None
         self.max_length, self.max_images = max_length, max_images
         self.settings = dict(settings or {})
-        self.renderer = PromptRenderer(tokenizer, template, self.image_token)
+        video_token = video.token if video is not None else None
+        self.renderer = PromptRenderer(tokenizer, template, self.image_token, video_token=video_token, wrap=wrap)
+
+    def within(self, tokens: int) -> Processor:
+        """The same with at most so many visual tokens a picture or video; see `budget.within`."""
+        limited = copy(self)
+        if self.image_processor is not None:
+            limited.image_processor = self.image_processor.within(tokens)
+        return limited
 
     def __call__(self, conversations: Any, *, add_generation_prompt: bool = True, supervise: bool = False) -> Batch:
         """Turn conversations into model inputs.
@@ -95,7 +113,7 @@ class Processor:
             PromptError: empty questions, too many pictures or tokens, a row without a supervised token.
             PictureError: a picture can't be read.
         """
-        parsed = [parse_conversation(conversation) for conversation in listed(conversations)]
+        parsed = [self._parsed(conversation) for conversation in listed(conversations)]
         if not parsed:
             raise PromptError("conversation_empty", "0 conversations given, at least 1 needed")
         for row, conversation in enumerate(parsed):
@@ -109,7 +127,7 @@ class Processor:
         prompts: list[Prompt] = []
         position = 0
         for row, conversation in enumerate(parsed):
-            count = sum(1 for _ in conversation.images())
+            count = sum(1 for _ in conversation.media())
             own = plans[position : position + count]
             position += count
             prompt = self.renderer.render(
@@ -118,7 +136,7 @@ class Processor:
                 add_generation_prompt=add_generation_prompt,
                 supervise=supervise,
             )
-            self._check_length(prompt, row)
+            self._check_length(prompt, row, own)
             if supervise and not any(prompt.supervised):
                 raise PromptError("labels_empty", f"conversation {row} has 0 supervised tokens of {len(prompt.ids)}")
             prompts.append(prompt)
@@ -126,7 +144,7 @@ class Processor:
 
     def prompt(self, conversation: Any, *, add_generation_prompt: bool = True) -> Prompt:
         """The prompt of one conversation, for people to look at; same arguments and failures as the call."""
-        parsed = parse_conversation(conversation)
+        parsed = self._parsed(conversation)
         self._check_images(parsed, 0)
         pictures = self._read(parsed, 0)
         tokens = (
@@ -148,6 +166,10 @@ class Processor:
             settings["image_token"] = self.image_token
         save_parts(folder, self.tokenizer, self.image_processor, settings)
 
+    def _parsed(self, conversation: Any) -> Conversation:
+        parsed = parse_conversation(conversation)
+        return parsed if self.video is None else self.video.spell(parsed)
+
     def _check_images(self, conversation: Conversation, row: int) -> None:
         places = [
             (i, j)
@@ -161,16 +183,23 @@ class Processor:
             what = f"conversation {row} has {len(places)} images, the model takes {most}"
             raise PromptError("too_many_images", f"{what} (message {message}, part {part} is the first too many)")
 
-    def _check_length(self, prompt: Prompt, row: int) -> None:
+    def _check_length(self, prompt: Prompt, row: int, plans: Sequence[ImagePlan]) -> None:
         if self.max_length is not None and len(prompt.ids) > self.max_length:
             seen = sum(stop - start for start, stop in prompt.spans)
             what = f"prompt {row} has {len(prompt.ids)} tokens ({seen} visual), the model takes {self.max_length}"
+            if len(plans) > 1:
+                costs = [f"{plan.source[0]}×{plan.source[1]}: {plan.num_tokens}" for plan in plans[:8]]
+                what += f"; pictures cost {', '.join(costs)}{' …' if len(plans) > 8 else ''}"
             raise PromptError("context_exceeded", what, hint="a shorter text, or fewer or smaller pictures")
 
-    def _read(self, conversation: Conversation, row: int) -> list[Image.Image]:
-        pictures = []
+    def _read(self, conversation: Conversation, row: int) -> list[Any]:
+        if self.video is None:
+            check_videos(conversation)
+        pictures: list[Any] = []
         for i, message in enumerate(conversation.messages):
             for j, part in enumerate(message.parts):
+                if isinstance(part, VideoPart):
+                    pictures.append(part.source)  # sampled already; a model without videos refuses the prompt
                 if not isinstance(part, ImagePart):
                     continue
                 assert self.image_processor is not None

@@ -87,13 +87,24 @@ class PromptRenderer:
         tokenizer: the text side.
         template: jinja2 source; None joins the texts of a conversation as they are.
         image_token: the control token that stands for a picture; None for a model without pictures.
+        video_token: the control token that stands for a video; None for a model without videos.
+        wrap: control tokens written before and after every picture's slot.
 
     Raises:
         PromptError: the template can't be read, or the image token is no token.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: str | None = None, image_token: str | None = "<image>") -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: str | None = None,
+        image_token: str | None = "<image>",
+        *,
+        video_token: str | None = None,
+        wrap: tuple[str, str] | None = None,
+    ) -> None:
+        self.tokenizer, self.video_token, self.wrap = tokenizer, video_token, wrap
+        self._slots = {token for token in (image_token, video_token) if token is not None}
         self.template = None if template is None else ChatTemplate(template)
         self.image_token = image_token
         self.image_id = None if image_token is None else tokenizer.token_to_id(image_token)
@@ -126,7 +137,7 @@ class PromptRenderer:
             PromptError: an empty question, a template failure, pictures and slots that differ in number.
         """
         check_question(conversation)
-        pictures = list(_pictures(conversation))
+        pictures = list(_pictures(conversation, self.video_token is not None))
         if len(pictures) != len(num_tokens):
             raise PromptError(
                 "image_count", f"{len(pictures)} images in the messages, {len(num_tokens)} picture plans beside them"
@@ -134,7 +145,7 @@ class PromptRenderer:
         marks = self._marks(conversation)
         rendered = self._rendered(conversation, marks, add_generation_prompt, supervise)
         parts = list(self._split(rendered, marks, self._turn_end if supervise else None))
-        slots = sum(isinstance(part, _Control) and part.token == self.image_token for part in parts)
+        slots = sum(isinstance(part, _Control) and part.token in self._slots for part in parts)
         if slots != len(pictures):
             raise PromptError("image_count", _count_message(pictures, slots))
         bos = self.tokenizer.named.get("bos_token")
@@ -150,12 +161,14 @@ class PromptRenderer:
                 for index, start, stop in self.tokenizer.encode_spans(part.text, first=part.first):
                     ids.append(index)
                     learned.append(any(start < end and stop > begin for begin, end in part.ranges))
-            elif part.token == self.image_token:
+            elif part.token in self._slots:
                 count = num_tokens[len(spans)]
+                opening, closing = ([self._id(token)] for token in self.wrap) if self.wrap else ([], [])
+                ids += opening
                 spans.append((len(ids), len(ids) + count))
                 shown.append(slot_name(count))
-                ids += [self._id(part.token)] * count
-                learned += [False] * count
+                ids += [self._id(part.token)] * count + closing
+                learned += [False] * (count + len(opening) + len(closing))
             else:
                 shown.append(part.token)
                 ids.append(self._id(part.token))
@@ -207,6 +220,8 @@ class PromptRenderer:
         for part in message.parts:
             if isinstance(part, TextPart):
                 parts.append({"type": "text", "text": self._safe(part.text, marks, message.role, own)})
+            elif isinstance(part, VideoPart):
+                parts.append({"type": "video", "video": "video"})
             else:
                 parts.append({"type": "image", "image": "image"})
         return parts
@@ -219,7 +234,8 @@ class PromptRenderer:
                 pieces.append(self._safe(part.text, marks, message.role, own))
             else:
                 more = position + 1 < len(message.parts)
-                pieces.append((self.image_token or "") + (newline if more else ""))
+                slot = self.video_token if isinstance(part, VideoPart) else self.image_token
+                pieces.append((slot or "") + (newline if more else ""))
         return "".join(pieces)
 
     def _safe(self, text: str, marks: _Marks, role: str, own: bool) -> str:
@@ -277,8 +293,7 @@ class PromptRenderer:
     @cached_property
     def _controls(self) -> tuple[str, ...]:
         tokens = set(self.tokenizer.control_tokens)
-        if self.image_token:
-            tokens.add(self.image_token)
+        tokens |= self._slots
         return tuple(sorted(tokens, key=lambda token: (-len(token), token)))
 
     @cached_property
@@ -396,13 +411,25 @@ def check_question(conversation: Conversation) -> None:
         return
 
 
-def _pictures(conversation: Conversation) -> Iterator[tuple[int, int]]:
+def _pictures(conversation: Conversation, videos: bool) -> Iterator[tuple[int, int]]:
+    if not videos:
+        check_videos(conversation)
+    for i, message in enumerate(conversation.messages):
+        for j, part in enumerate(message.parts):
+            if isinstance(part, (ImagePart, VideoPart)):
+                yield i, j
+
+
+def check_videos(conversation: Conversation) -> None:
+    """Refuse a conversation with a video.
+
+    Raises:
+        PromptError: the video, by message and part.
+    """
     for i, message in enumerate(conversation.messages):
         for j, part in enumerate(message.parts):
             if isinstance(part, VideoPart):
                 raise PromptError("video_unsupported", f"message {i}, part {j} is a video; this model takes 0 videos")
-            if isinstance(part, ImagePart):
-                yield i, j
 
 
 def _count_message(pictures: Sequence[tuple[int, int]], slots: int) -> str:

@@ -17,12 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
 from chiasm.core.errors import ConfigError
 from chiasm.core.plan import Crop, ImagePlan
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Size = tuple[int, int]
 BICUBIC = int(Image.Resampling.BICUBIC)
@@ -39,8 +42,10 @@ class Tiler(Protocol):
         """What happens to a picture of (width, height)."""
         ...
 
-    def render(self, picture: Image.Image, plan: ImagePlan, resample: int = BICUBIC) -> list[Image.Image]:
-        """The plan's crops, in its order."""
+    def render(
+        self, picture: Image.Image, plan: ImagePlan, resample: int = BICUBIC
+    ) -> Sequence[Image.Image | np.ndarray]:
+        """The plan's crops, in its order; (h, w, 3) float levels where the family scales in floating point."""
         ...
 
 
@@ -82,7 +87,7 @@ class CenterCrop:
 
     def render(self, picture: Image.Image, plan: ImagePlan, resample: int = BICUBIC) -> list[Image.Image]:
         """One crop; see `Tiler`."""
-        return _render(picture, plan.crops, resample)
+        return render_crops(picture, plan.crops, resample)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +110,7 @@ class Stretch:
 
     def render(self, picture: Image.Image, plan: ImagePlan, resample: int = BICUBIC) -> list[Image.Image]:
         """One crop; see `Tiler`."""
-        return _render(picture, plan.crops, resample)
+        return render_crops(picture, plan.crops, resample)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,7 +208,7 @@ class AnyRes:
 
     def render(self, picture: Image.Image, plan: ImagePlan, resample: int = BICUBIC) -> list[Image.Image]:
         """Base crop and tiles; see `Tiler`."""
-        return _render(picture, plan.crops, resample)
+        return render_crops(picture, plan.crops, resample)
 
 
 def best_canvas(size: Size, pinpoints: Sequence[Size]) -> Size:
@@ -272,7 +277,7 @@ def _fit(size: Size, canvas: Size) -> Size:
     return min(math.ceil(size[0] * down), canvas[0]), canvas[1]
 
 
-def _render(picture: Image.Image, crops: Sequence[Crop], resample: int) -> list[Image.Image]:
+def render_crops(picture: Image.Image, crops: Sequence[Crop], resample: int) -> list[Image.Image]:
     """Scale once for each distinct size, then cut; whatever lies outside the scaled picture is black."""
     scaled: dict[tuple[float, float], Image.Image] = {}
     rendered = []
