@@ -1,0 +1,1 @@
+"""Metrics: pure functions of answers and references, one file a group."""
