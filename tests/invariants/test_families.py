@@ -10,6 +10,7 @@ from PIL import Image
 import chiasm
 from chiasm.core.batch import ImageSpan
 from chiasm.core.errors import CapabilityError, ChiasmError, PromptError
+from chiasm.core.protocols import Answering, Matching
 from chiasm.core.registry import families
 
 FAMILIES = sorted(families())
@@ -43,12 +44,30 @@ def model(request):
 
 
 def forward(model):
-    """Any differentiable output that every part of the model takes part in."""
+    """A differentiable output that every part of the model takes part in: all that the model can do, end to end."""
+    outputs = []
     if "embed" in model.capabilities:
-        images, texts = model.processor.images([picture(1), picture(2)]), model.processor.texts(["a cat", "two dogs"])
-        images.input_ids, images.attention_mask = texts.input_ids, texts.attention_mask
-        return model.module(images)
-    return model.module(model.processor([talk(1), talk(2, several(model, 2))]))
+        pictures, texts = model.processor.images([picture(1), picture(2)]), model.processor.texts(["a cat", "two dogs"])
+        images = model.module.embed_images(pictures.pixel_values)
+        outputs.append(model.module.logits(images, model.module.embed_texts(texts.input_ids, texts.attention_mask)))
+    if isinstance(model.module, Matching):
+        pairs = model.processor.pairs([[picture(1)] * several(model, 9), [picture(2)] * several(model, 9)], ["a", "b"])
+        outputs.append(model.module.match_logits(pairs))
+    if isinstance(model.module, Answering):
+        outputs.append(model.module.answer_logits(model.processor([talk(1, several(model, 9))])))
+    elif "generate" in model.capabilities:
+        outputs.append(model.module(model.processor([talk(1), talk(2, several(model, 2))])))
+    return torch.cat([output.flatten() for output in outputs])
+
+
+def writes(model) -> bool:
+    """It writes token by token; a classifier answers at once."""
+    return "generate" in model.capabilities and not isinstance(model.module, Answering)
+
+
+def splices(model) -> bool:
+    """Its pictures stand among the text's tokens."""
+    return writes(model) and model.processor([talk(1)]).spans[0].stop > 0
 
 
 def test_every_parameter_gets_a_gradient_and_frozen_ones_none(model) -> None:
@@ -118,7 +137,7 @@ def test_embeddings_do_not_depend_on_the_batch(model) -> None:
 
 
 def test_cached_decoding_equals_full_forward_passes(model) -> None:
-    if "generate" not in model.capabilities:
+    if not writes(model):
         return
     talks = [talk(1), talk(2, several(model, 2), "hi")]
     batch = model.processor(talks)
@@ -135,7 +154,7 @@ def test_cached_decoding_equals_full_forward_passes(model) -> None:
 
 
 def test_replies_do_not_depend_on_the_batch(model) -> None:
-    if "generate" not in model.capabilities:
+    if not writes(model):
         return
     talks = [talk(seed, several(model, 1 + seed % 3), "x" * (seed + 1)) for seed in range(4)]
     together = model.generate(talks, max_new_tokens=6)
@@ -172,7 +191,7 @@ def test_scores_are_the_probabilities_of_what_was_generated(model) -> None:
 
 
 def test_a_picture_that_does_not_fill_its_slot_is_refused(model) -> None:
-    if "generate" not in model.capabilities:
+    if not splices(model):
         return
     batch = model.processor([talk(1)])
     span = batch.spans[0]
@@ -193,7 +212,8 @@ def test_inspection_counts_what_the_model_gets(model) -> None:
     assert seen.memory["weights"] == sum(p.numel() * p.element_size() for p in model.module.parameters())
     if "generate" in model.capabilities:
         (start, stop), ids = seen.spans[0], seen.token_ids
-        assert stop - start == seen.plans[0].num_tokens and len(set(ids[start:stop])) == 1
+        if splices(model):
+            assert stop - start == seen.plans[0].num_tokens and len(set(ids[start:stop])) == 1
         assert list(ids) == model.processor([talk(3, 1)]).input_ids[0].tolist()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +46,35 @@ class Score:
     def total(self) -> float:
         """Sum of the log-probabilities."""
         return float(sum(self.logprobs))
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A place in a picture.
+
+    Attributes:
+        box: (x0, y0, x1, y1) in original pixels; None where only a point is known.
+        point: (x, y) in original pixels; None where only a box is known.
+        score: 0..1.
+        phrase: what is there.
+    """
+
+    box: tuple[float, float, float, float] | None
+    point: tuple[float, float] | None
+    score: float
+    phrase: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """Where a phrase is.
+
+    Attributes:
+        regions: best first.
+        heat: (rows, columns) of numbers 0..1 over the whole picture, for families that ground by a heat map.
+        size: (width, height) of the picture.
+    """
+
+    regions: Sequence[Region]
+    size: tuple[int, int]
+    heat: Any = None

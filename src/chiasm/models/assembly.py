@@ -51,7 +51,7 @@ def picture_processor(parts: Parts, kind: str, image_size: int, **shape: Any) ->
 
 def _own_size(kind: str, image_size: int, shape: Mapping[str, Any]) -> dict[str, Any]:
     square = {"height": image_size, "width": image_size}
-    if kind == "SiglipImageProcessor":
+    if kind in ("SiglipImageProcessor", "BlipImageProcessor"):
         return {"size": square}
     settings: dict[str, Any] = {"size": {"shortest_edge": image_size}, "crop_size": square}
     if "pinpoints" in shape:

@@ -11,15 +11,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from chiasm.core.batch import Batch
-from chiasm.core.errors import ConfigError, PromptError
+from chiasm.core.errors import CapabilityError, ConfigError, PromptError
 from chiasm.core.inspection import Inspection
 from chiasm.core.messages import Conversation, parse_conversation
-from chiasm.core.protocols import Embedding, Generative
+from chiasm.core.protocols import Answering, Embedding, Generative, Heating
 from chiasm.core.registry import Family, require
-from chiasm.core.replies import Reply, Score
+from chiasm.core.replies import Grounding, Reply, Score
 from chiasm.generation.decoding import Limits, generate, stream
 from chiasm.generation.sampling import Sampling
 from chiasm.models.inspecting import inspect_conversation
+from chiasm.models.judging import choose_answers, ground_phrase, match_pairs, score_answer
 from chiasm.processing.processor import DualProcessor, Processor, listed
 
 CHUNK = 32  # pictures or texts a forward pass: bounds memory, and larger gains nothing on two cores
@@ -65,8 +66,8 @@ class Model:
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What the family can do."""
-        return self.family.capabilities
+        """What this model can do: its family's, unless its configuration has only some of the family's heads."""
+        return tuple(getattr(self.config, "capabilities", self.family.capabilities))
 
     def embed_images(self, images: Any) -> torch.Tensor:
         """Embed pictures.
@@ -147,8 +148,8 @@ class Model:
 
     def match(self, images: Any, texts: str | Sequence[str]) -> torch.Tensor:
         """(N,) probability that picture n and text n belong together, by a matching head."""
-        require(self.family, "match", "match()")
-        raise AssertionError("a family with the capability overrides this")
+        self._require("match", "match()")
+        return match_pairs(self.module, self.processor, _listed(images), _listed(texts), self.device)  # type: ignore[arg-type]
 
     def generate(
         self,
@@ -182,6 +183,9 @@ class Model:
             CapabilityError: the family doesn't write text.
             PromptError: an empty question, a count that disagrees, a prompt longer than the context.
         """
+        self._require("generate", "generate()")
+        if isinstance(self.module, Answering):
+            return self._choose(conversations, batch_size)
         module, processor = self._generative("generate")
         if constraint is not None:
             raise ConfigError("constraint_unknown", f"constraint {constraint!r} is not understood; only None is")
@@ -203,6 +207,9 @@ class Model:
         seed: int | None = None,
     ) -> Iterator[str]:
         """Answer one conversation in pieces of text; arguments as for `generate`."""
+        self._require("generate", "stream()")
+        if isinstance(self.module, Answering):
+            return iter([self._choose(conversation, 1)[0].text])
         module, processor = self._generative("stream")
         sampling, limits = Sampling(temperature=temperature, top_p=top_p, seed=seed), self._limits(max_new_tokens, stop)
         batch = self._ready(processor([parse_conversation(conversation)]))
@@ -223,7 +230,8 @@ class Model:
             CapabilityError: the family doesn't write text.
             PromptError: counts disagree, or an answer has no token.
         """
-        module, processor = self._generative("score")
+        self._require("generate", "score()")
+        module, processor = self.module, self.processor
         parsed = [parse_conversation(item) for item in listed(conversations)]
         answers = _listed(answers)
         if len(parsed) == 1:
@@ -232,9 +240,23 @@ class Model:
             raise PromptError("answer_count", f"{len(parsed)} conversations, {len(answers)} answers")
         return [self._score_one(module, processor, c, answer) for c, answer in zip(parsed, answers, strict=True)]
 
-    def ground(self, image: Any, phrase: str) -> Any:
-        """Boxes or points of a phrase, in original pixels."""
-        require(self.family, "ground", "ground()")
+    def ground(self, image: Any, phrase: str) -> Grounding:
+        """Find a phrase in a picture.
+
+        Args:
+            image: any picture source.
+            phrase: what to look for.
+
+        Returns:
+            Boxes or points in original pixels, with scores, best first; a heat map where the family makes one.
+
+        Raises:
+            CapabilityError: the family can't.
+            PictureError: the picture can't be read.
+        """
+        self._require("ground", "ground()")
+        assert isinstance(self.module, Heating)
+        return ground_phrase(self.module, self.processor, image, phrase, self.device)
 
     def locate(self, video: Any, query: str) -> Any:
         """Time spans of a query, in seconds."""
@@ -268,14 +290,23 @@ class Model:
         self._writer(self, Path(folder))
 
     def _dual(self, method: str) -> tuple[Embedding, DualProcessor]:
-        require(self.family, "embed", f"{method}()")
+        self._require("embed", f"{method}()")
         assert isinstance(self.module, Embedding)
         return self.module, self.processor
 
     def _generative(self, method: str) -> tuple[Generative, Processor]:
-        require(self.family, "generate", f"{method}()")
+        self._require("generate", f"{method}()")
         assert isinstance(self.module, Generative)
         return self.module, self.processor
+
+    def _require(self, capability: str, method: str) -> None:
+        require(self.family, capability, method)
+        if capability not in self.capabilities:
+            raise CapabilityError(
+                "capability_missing",
+                f"{self.name} has no {method}: its {self.family.name} checkpoint has {', '.join(self.capabilities)}",
+                hint="chiasm models",
+            )
 
     def _ready(self, batch: Batch) -> Batch:
         return batch.to(self.device)
@@ -287,13 +318,21 @@ class Model:
     def _limits(self, max_new_tokens: int, stop: str | Sequence[str] | None) -> Limits:
         return Limits(
             max_new_tokens=max_new_tokens,
-            eos_ids=frozenset(self.processor.tokenizer.eos_ids),
+            eos_ids=frozenset(getattr(self.processor, "end_ids", self.processor.tokenizer.eos_ids)),
             stop=tuple(_listed(stop) if stop is not None else ()),
             context_length=self.processor.max_length,
         )
 
+    def _choose(self, conversations: Any, batch_size: int) -> list[Reply]:
+        assert isinstance(self.module, Answering)
+        parsed = [parse_conversation(item) for item in listed(conversations)]
+        parts = [parsed[at : at + batch_size] for at in range(0, len(parsed), batch_size)]
+        return [reply for part in parts for reply in choose_answers(self.module, self._ready(self.processor(part)))]
+
     def _score_one(self, module: Any, processor: Processor, conversation: Conversation, answer: str) -> Score:
         batch = self._ready(processor([conversation]))
+        if isinstance(module, Answering):
+            return score_answer(module, batch, answer)
         ids = processor.tokenizer.encode(answer, first=False)
         if not ids:
             raise PromptError("answer_empty", "an answer has no token to score")

@@ -136,6 +136,10 @@ class ViT(nn.Module):
             x = block(x)
         return x
 
+    def states(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Every position of the last block, normalised: (B, 3, h, w) → (B, class + P, D)."""
+        return self.norm_post(self.features(pixels))
+
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """One vector a picture.
 

@@ -10,7 +10,7 @@ from chiasm.core.errors import ConfigError
 from chiasm.weights.layouts.layout import Layout
 
 # The modules of this folder that store whole models, in the order in which they are asked to save one.
-NAMES = ("clip", "open_clip", "siglip", "llava", "llava_original", "llava_next")
+NAMES = ("clip", "open_clip", "siglip", "llava", "llava_original", "llava_next", "blip")
 
 
 def layouts() -> tuple[Layout, ...]:

@@ -88,6 +88,7 @@ def rules(config: BertConfig) -> tuple[Rule, ...]:
         Rename("embeddings.token_type_embeddings.weight", "type_embed"),
         Rename("embeddings.LayerNorm.{p}", "embed_norm.{p}"),
         *(Rename(f"{layer}attention.self.{n}.{{p}}", f"{block}attn.{m}_proj.{{p}}") for n, m in names.items()),
+        *_cross_rules(config, names),
         Rename(layer + "attention.output.dense.{p}", block + "attn.o_proj.{p}"),
         Rename(layer + "attention.output.LayerNorm.{p}", block + "norm1.{p}"),
         Rename(layer + "intermediate.dense.{p}", block + "mlp.fc1.{p}"),
@@ -95,6 +96,26 @@ def rules(config: BertConfig) -> tuple[Rule, ...]:
         Rename(layer + "output.LayerNorm.{p}", block + "norm2.{p}"),
         Rename("pooler.dense.{p}", "pooler.{p}") if config.pooler else Drop("pooler.dense.{p}"),
         Drop("embeddings.position_ids"),
+    )
+
+
+def _cross_rules(config: BertConfig, names: Mapping[str, str]) -> tuple[Rule, ...]:
+    if config.cross is None:
+        return ()
+    theirs, ours = "encoder.layer.{i}.crossattention.", "blocks.{i}."
+    return (
+        *(Rename(f"{theirs}self.{n}.{{p}}", f"{ours}cross_attn.{m}_proj.{{p}}") for n, m in names.items()),
+        Rename(theirs + "output.dense.{p}", ours + "cross_attn.o_proj.{p}"),
+        Rename(theirs + "output.LayerNorm.{p}", ours + "cross_norm.{p}"),
+    )
+
+
+def head_rules() -> tuple[Rule, ...]:
+    """The rules of BERT's word prediction, ``cls.predictions``; its output layer is the input embedding."""
+    return (
+        Rename("bias", "bias"),
+        Rename("transform.dense.{p}", "dense.{p}"),
+        Rename("transform.LayerNorm.{p}", "norm.{p}"),
     )
 
 

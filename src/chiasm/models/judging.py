@@ -1,0 +1,145 @@
+"""What `Model` does for families that judge rather than write: match, choose among answers, show by a heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from chiasm.core.batch import Batch
+from chiasm.core.errors import PromptError
+from chiasm.core.plan import ImagePlan
+from chiasm.core.protocols import Answering, Heating, Matching
+from chiasm.core.replies import Grounding, Region, Reply, Score, Usage
+from chiasm.processing.fusion import FusionProcessor
+
+CHUNK = 16  # pairs a forward pass
+
+
+@torch.inference_mode()
+def match_pairs(
+    module: Matching, processor: FusionProcessor, images: Sequence[Any], texts: Sequence[str], device: torch.device
+) -> torch.Tensor:
+    """(N,) probability that picture n and text n belong together; one picture or one text stands for all.
+
+    Raises:
+        PromptError: nothing given, or counts that don't pair up.
+    """
+    images, texts = list(images), list(texts)
+    if not images or not texts:
+        raise PromptError("nothing_to_match", f"{len(images)} pictures and {len(texts)} texts given")
+    images = images * len(texts) if len(images) == 1 else images
+    texts = texts * len(images) if len(texts) == 1 else texts
+    if len(images) != len(texts):
+        raise PromptError("pair_count", f"{len(images)} pictures, {len(texts)} texts; pairs need as many of each")
+    parts = []
+    for at in range(0, len(images), CHUNK):
+        batch = processor.pairs(images[at : at + CHUNK], texts[at : at + CHUNK]).to(device)
+        parts.append(module.match_logits(batch).float().sigmoid().cpu())
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def choose_answers(module: Answering, batch: Batch) -> list[Reply]:
+    """The likeliest of a classifier's answers for each row, as a reply whose only token is the answer's number."""
+    logs = _answer_logs(module, batch)
+    best = logs.argmax(-1).tolist()
+    replies = []
+    for row, answer in enumerate(best):
+        assert batch.attention_mask is not None
+        usage = Usage(int(batch.attention_mask[row].sum()), 1)
+        replies.append(Reply(module.answers[answer], (answer,), (logs[row, answer].item(),), "stop", usage))
+    return replies
+
+
+@torch.inference_mode()
+def score_answer(module: Answering, batch: Batch, answer: str) -> Score:
+    """Log-probability of one of the known answers, for a batch of one row.
+
+    Raises:
+        PromptError: the classifier doesn't know the answer.
+    """
+    if answer not in module.answers:
+        raise PromptError(
+            "answer_unknown", f"{answer!r} is none of the {len(module.answers)} answers that this model chooses among"
+        )
+    number = list(module.answers).index(answer)
+    return Score((number,), (_answer_logs(module, batch)[0, number].item(),))
+
+
+def _answer_logs(module: Answering, batch: Batch) -> torch.Tensor:
+    logits = module.answer_logits(batch).float()
+    return logits.log_softmax(-1) if module.exclusive else F.logsigmoid(logits)
+
+
+def ground_phrase(
+    module: Heating, processor: FusionProcessor, image: Any, phrase: str, device: torch.device
+) -> Grounding:
+    """Find a phrase by the heat map of its match.
+
+    Args:
+        module: what shows where a text is.
+        processor: its own.
+        image: any picture source.
+        phrase: what to look for.
+        device: where the module is.
+
+    Returns:
+        One region: the peak, and the box of what is connected to it above half of it; and the heat map.
+    """
+    assert processor.image_processor is not None
+    picture = processor.image_processor.read(image)
+    batch = processor.pairs([picture], [phrase]).to(device)
+    with torch.enable_grad():
+        heat = module.heat(batch)[0].float()
+    probability = 1.0
+    if isinstance(module, Matching):
+        with torch.inference_mode():
+            probability = module.match_logits(batch)[0].float().sigmoid().item()
+    heat = heat / heat.max() if heat.max() > 0 else heat
+    box, point = _peak(heat, batch.plans[0])
+    return Grounding((Region(box, point, probability, phrase),), picture.size, heat.cpu().numpy())
+
+
+def _peak(heat: torch.Tensor, plan: ImagePlan) -> tuple[tuple[float, float, float, float], tuple[float, float]]:
+    rows, columns = heat.shape
+    width, height = plan.crops[0].size
+    step_x, step_y = width / columns, height / rows
+    y, x = divmod(int(heat.argmax()), columns)
+    warm, seen, todo = heat >= 0.5 * heat.max(), {(y, x)}, [(y, x)]
+    while todo:
+        row, column = todo.pop()
+        for near in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+            inside = 0 <= near[0] < rows and 0 <= near[1] < columns
+            if inside and near not in seen and bool(warm[near]):
+                seen.add(near)
+                todo.append(near)
+    top, left = min(r for r, _ in seen), min(c for _, c in seen)
+    bottom, right = max(r for r, _ in seen) + 1, max(c for _, c in seen) + 1
+    x0, y0 = _inside(plan, left * step_x, top * step_y)
+    x1, y1 = _inside(plan, right * step_x, bottom * step_y)
+    return (x0, y0, x1, y1), _inside(plan, (x + 0.5) * step_x, (y + 0.5) * step_y)
+
+
+def _inside(plan: ImagePlan, x: float, y: float) -> tuple[float, float]:
+    x, y = plan.to_source(x, y)
+    return min(max(x, 0.0), float(plan.source[0])), min(max(y, 0.0), float(plan.source[1]))
+
+
+def heat_picture(grounding: Grounding, picture: Image.Image) -> Image.Image:
+    """A grounding's heat over its picture: red where the phrase is.
+
+    Args:
+        grounding: with a heat map.
+        picture: the one that was looked at.
+
+    Returns:
+        A new RGB picture of the same size.
+    """
+    levels = Image.fromarray((np.asarray(grounding.heat) * 255).astype(np.uint8)).resize(picture.size, 2)
+    red = Image.new("RGB", picture.size, (255, 32, 0))
+    return Image.composite(red, picture.convert("RGB"), levels.point([round(0.65 * level) for level in range(256)]))

@@ -1,0 +1,90 @@
+"""Matching, choosing and grounding through `Model`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+import chiasm
+from chiasm.core.errors import PromptError
+from chiasm.models.blip import tiny
+from chiasm.models.judging import heat_picture
+
+RED, BLUE = Image.new("RGB", (60, 40), "red"), Image.new("RGB", (30, 50), "blue")
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = chiasm.new("blip")
+    generator = torch.Generator().manual_seed(0)
+    for parameter in made.module.parameters():  # first weights are so small that every picture looks alike
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return made
+
+
+def test_matching_does_not_depend_on_the_batch(model) -> None:
+    texts = ["a red cat", "two dogs and a yellow ball", "a"]
+    together = model.match([RED, BLUE, RED], texts)
+    apart = torch.cat([model.match(image, text) for image, text in zip([RED, BLUE, RED], texts, strict=True)])
+    assert (together - apart).abs().max() <= 1e-6
+    assert torch.equal(model.match(RED, texts), model.match([RED] * 3, texts))
+    assert ((together > 0) & (together < 1)).all()
+
+
+def test_what_does_not_pair_up_is_refused(model) -> None:
+    for images, texts, code in (([RED, BLUE], ["a", "b", "c"], "pair_count"), ([], ["a"], "nothing_to_match")):
+        with pytest.raises(PromptError) as caught:
+            model.match(images, texts)
+        assert caught.value.code == code
+
+
+def test_a_text_that_is_too_long_is_cut_only_when_asked(model) -> None:
+    long = "a cat " * 60
+    with pytest.raises(PromptError, match="120|122") as caught:
+        model.match(RED, long)
+    assert caught.value.code == "text_too_long"
+    assert model.processor.pairs([RED], [long], truncate=True).input_ids.shape == (1, 64)
+
+
+def test_ground_gives_places_in_original_pixels_and_a_heat_picture(model) -> None:
+    found = model.ground(RED, "a red cat")
+    (x0, y0, x1, y1), (x, y) = found.regions[0].box, found.regions[0].point
+    assert 0 <= x0 <= x <= x1 <= 60 and 0 <= y0 <= y <= y1 <= 40
+    assert found.heat.shape == (4, 4) and found.heat.max() == pytest.approx(1) and found.heat.min() >= 0
+    assert found.regions[0].score == pytest.approx(model.match(RED, "a red cat").item(), abs=1e-6)
+    assert heat_picture(found, RED).size == (60, 40)
+
+
+def test_a_conversation_is_one_question(model) -> None:
+    image = {"type": "image", "image": RED}
+    ask = {"role": "user", "content": [image, {"type": "text", "text": "a"}]}
+    for talk, code in (
+        ([ask, {"role": "assistant", "content": "b"}, ask], "turns_many"),
+        ([{"role": "user", "content": "no picture"}], "image_count"),
+        ([{"role": "user", "content": [image, image]}], "too_many_images"),
+    ):
+        with pytest.raises(PromptError) as caught:
+            model.generate([talk])
+        assert caught.value.code == code
+
+
+def test_questions_of_several_lengths_are_learned_in_one_batch() -> None:
+    from chiasm.objectives.captioning import token_loss
+    from chiasm.weights.load import initialise
+
+    config, processor = tiny(joint=False)
+    module = initialise(config)
+    rows = [("what is it?", "a cat"), ("how many birds are there in the picture?", "two birds near the boat")]
+    talks = [
+        [
+            {"role": "user", "content": [{"type": "image", "image": RED}, {"type": "text", "text": question}]},
+            {"role": "assistant", "content": answer},
+        ]
+        for question, answer in rows
+    ]
+    together = processor(talks, supervise=True)
+    counts = [(labels != -100).sum() for labels in together.labels]
+    apart = [processor([talk], supervise=True) for talk in talks]
+    expected = sum(token_loss(module(one), one.labels) * count for one, count in zip(apart, counts, strict=True))
+    assert abs(token_loss(module(together), together.labels) - expected / sum(counts)) <= 1e-5

@@ -1,0 +1,37 @@
+"""Published sizes of the matching and fusing families on the meta device, against reference classes and papers."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+from tests.parity.test_presets import on_meta
+
+from chiasm.core.errors import ConfigError
+from chiasm.core.registry import families
+from chiasm.weights.layouts import layout_of
+
+FAMILIES = ("blip",)
+PRESETS = {name: config for family in FAMILIES for name, config in families()[family].presets.items()}
+
+
+def held_by_transformers(config) -> bool:
+    try:
+        stored = layout_of(config).config_to(config)
+    except ConfigError:
+        return False
+    return hasattr(transformers, (stored.get("architectures") or ["-"])[0])
+
+
+@pytest.mark.parametrize("name", sorted(name for name, config in PRESETS.items() if held_by_transformers(config)))
+def test_tensors_are_the_reference_class_s(name) -> None:
+    config = PRESETS[name]
+    layout, module = layout_of(config), on_meta(config.build)
+    stored = layout.config_to(config)
+    architecture = stored["architectures"][0]
+    reference_config = transformers.AutoConfig.for_model(stored.pop("model_type"), **stored)
+    reference = on_meta(lambda: getattr(transformers, architecture)(reference_config))
+    assert sum(p.numel() for p in reference.parameters()) == sum(p.numel() for p in module.parameters())
+    theirs = {key: tuple(tensor.shape) for key, tensor in reference.state_dict().items()}
+    ours = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    steps = layout.table(config).check(theirs, ours)
+    assert {target for step in steps for target in step.targets} == set(ours)
