@@ -147,4 +147,4 @@ def test_deb_files_come_from_the_cache_and_must_be_the_pinned_bytes(
 def test_an_unknown_pack_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="clipart, openmoji, stamps"):
         load_pack("flickr")
-    assert set(packs._PACKS) == {"stamps", "clipart", "openmoji"}
+    assert set(packs.PACKS) == {"stamps", "clipart", "openmoji"}

@@ -16,7 +16,8 @@ class LazyPicture(Protocol):
         fingerprint: equal for equal pixels, known without drawing them; stores of features are keyed by it.
     """
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str: ...
 
     def picture(self) -> Image.Image:
         """The picture; the same pixels at every call."""
@@ -46,9 +47,14 @@ class Film(Protocol):
         fps: frames per second at which it changes.
     """
 
-    fingerprint: str
-    duration: float
-    fps: float
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def duration(self) -> float: ...
+
+    @property
+    def fps(self) -> float: ...
 
     def frame(self, seconds: float) -> Image.Image:
         """The picture at a moment, 0 ≤ seconds < duration, as an RGB picture."""

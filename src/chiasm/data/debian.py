@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from chiasm.core.errors import SourceError
 
+STAMPS_HINT = "chiasm data pull stamps"
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 

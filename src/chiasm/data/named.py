@@ -1,7 +1,8 @@
 """Data sets that have a name instead of a path: generated worlds and packs of pictures.
 
-A name may carry settings: `scenes:split=test,count=1000,seed=3`. Values are JSON where they parse as JSON and text
-otherwise; they become keyword arguments of the opener.
+A name may carry words and settings: `scenes:test:counting,yes_no?size=128&count=1000`, `scenes:split=test,seed=3`.
+Colons, commas, `?` and `&` all part them. Values are JSON where they parse as JSON and text otherwise; settings become
+keyword arguments of the opener, and the bare words, such as a split, its argument `words`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from chiasm.core.errors import DataError
 from chiasm.core.samples import Dataset
 
 # name → "module:function"; imported only when somebody asks for the name
-OPENERS: dict[str, str] = {}
-_SPEC = re.compile(r"([a-z][a-z0-9_-]*)(?::(.*))?", re.DOTALL)
+OPENERS: dict[str, str] = {name: f"chiasm.data.builtin:{name}" for name in ("scenes", "stamps", "clipart", "openmoji")}
+_SPEC = re.compile(r"([a-z][a-z0-9_-]*)(?:[:?](.*))?", re.DOTALL)
 
 
 def is_named(spec: str) -> bool:
@@ -30,7 +31,7 @@ def open_named(spec: str) -> Dataset:
     """Open a data set by name.
 
     Args:
-        spec: a name of `OPENERS`, alone or followed by a colon and `setting=value` pairs.
+        spec: a name of `OPENERS`, alone or followed by a colon, words and `setting=value` pairs.
 
     Raises:
         DataError: no such name, or a setting that it doesn't have.
@@ -41,18 +42,23 @@ def open_named(spec: str) -> Dataset:
     name, words = match.group(1), match.group(2) or ""
     module, _, function = OPENERS[name].partition(":")
     opener = getattr(importlib.import_module(module), function)
-    settings = dict(_setting(word, name) for word in words.split(",") if word.strip())
+    parts = [part.strip() for part in re.split(r"[:,?&]", words) if part.strip()]
+    settings = dict(_setting(part) for part in parts if "=" in part)
+    bare = tuple(part for part in parts if "=" not in part)
     known = list(inspect.signature(opener).parameters)
+    if bare and "words" not in known:
+        raise DataError("data_setting", f"{name}: {bare[0]!r} has no equals sign", hint=f"{name}:split=test")
     if unknown := [setting for setting in settings if setting not in known]:
-        raise DataError("data_setting", f"{name} has no setting {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+        told = ", ".join(setting for setting in known if setting != "words") or "none"
+        raise DataError("data_setting", f"{name} has no setting {unknown[0]!r}; it has {told}")
+    if bare:
+        settings["words"] = bare
     return opener(**settings)
 
 
-def _setting(word: str, name: str) -> tuple[str, Any]:
-    key, equals, text = word.strip().partition("=")
-    if not equals:
-        raise DataError("data_setting", f"{name}: {word.strip()!r} has no equals sign", hint=f"{name}:split=test")
+def _setting(word: str) -> tuple[str, Any]:
+    key, _, text = word.partition("=")
     try:
-        return key, json.loads(text)
+        return key.strip(), json.loads(text)
     except ValueError:
-        return key, text
+        return key.strip(), text

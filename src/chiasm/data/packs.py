@@ -158,9 +158,9 @@ def load_pack(name: str) -> list[Picture]:
         ConfigError: no pack has that name.
         SourceError: the pack can't be fetched, or is not the pinned one.
     """
-    if name not in _PACKS:
-        raise ConfigError("unknown_pack", f"no pack {name!r}; there are {', '.join(sorted(_PACKS))}")
-    return sorted(_PACKS[name](), key=lambda picture: picture.key)
+    if name not in PACKS:
+        raise ConfigError("unknown_pack", f"no pack {name!r}; there are {', '.join(sorted(PACKS))}")
+    return sorted(PACKS[name](), key=lambda picture: picture.key)
 
 
 def split_of(identity: str) -> Split:
@@ -266,7 +266,7 @@ def _openmoji() -> list[Picture]:
     return openmoji_in(Path(str(root)))
 
 
-_PACKS: dict[str, Callable[[], list[Picture]]] = {"stamps": _stamps, "clipart": _clipart, "openmoji": _openmoji}
+PACKS: dict[str, Callable[[], list[Picture]]] = {"stamps": _stamps, "clipart": _clipart, "openmoji": _openmoji}
 
 
 def _joined(pack: str, pictures: Iterable[Picture]) -> list[Picture]:

@@ -35,6 +35,48 @@ class Background:
         return Image.fromarray((first * (1 - mix) + second * mix).round().astype(np.uint8), "RGB")
 
 
+def paint(background: Background, size: tuple[int, int]) -> Image.Image:
+    """Paint a background several times faster than `Background.draw`, in 256 steps from one colour to the other.
+
+    Args:
+        background: what to paint.
+        size: (width, height) in pixels.
+
+    Returns:
+        An RGB picture; the noise, and no other kind, has another grain than `draw`'s.
+    """
+    import numpy as np
+    from PIL import Image
+
+    first = Image.new("RGB", size, background.first)
+    if background.kind == "plain":
+        return first
+    rng = np.random.default_rng(background.seed)
+    x, y = (np.arange(extent, dtype=np.float32) for extent in size)
+    pitch = background.pitch * min(size)
+    angle = rng.uniform(0, 2 * np.pi)
+    if background.kind == "clouds":
+        coarse = Image.fromarray((rng.random((5, 5)) * 255).astype(np.uint8), "L")
+        mix = coarse.resize(size, Image.Resampling.BICUBIC)
+    else:
+        if background.kind == "noise":
+            values = rng.integers(0, 256, size[::-1], np.uint8)  # (h, w)
+        elif background.kind == "checks":
+            odd = np.add.outer(y // pitch, x // pitch) % 2
+            values = (odd * 255).astype(np.uint8)
+        else:
+            along = np.add.outer(y * np.float32(np.sin(angle)), x * np.float32(np.cos(angle)))
+            if background.kind == "stripes":
+                values = ((along // pitch) % 2 * 255).astype(np.uint8)
+            else:
+                low, high = float(along[0, 0]), float(along[-1, -1])  # a plane's extremes are at its corners
+                corners = (low, high, float(along[0, -1]), float(along[-1, 0]))
+                low, high = min(corners), max(corners)
+                values = ((along - low) * (255 / max(1e-6, high - low))).astype(np.uint8)
+        mix = Image.fromarray(values, "L")
+    return Image.composite(Image.new("RGB", size, background.second), first, mix)
+
+
 def sample_background(rng: random.Random) -> Background:
     """Choose a background; a plain one half of the time, and mostly light."""
     kind = "plain" if rng.random() < 0.5 else rng.choice(KINDS[1:])
