@@ -186,3 +186,36 @@ class Guard:
     most_skipped: int = 10
     spike: float | None = None
     window: int = 50
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    """How to train.
+
+    Attributes:
+        steps: optimizer steps of the whole run.
+        groups: how each parameter learns; every trainable one must match a group.
+        optimizer, schedule, guard: see their classes.
+        clip: largest norm of the gradient; None = not clipped.
+        accumulate: batches whose gradients make one step.
+        checkpoint_every: steps between checkpoints; 0 = only at the end.
+        seed: torch's, numpy's and Python's generators are set from it and the batch's number before every batch.
+        ema: decay of the moving average of the weights; None = none is kept.
+        bf16: autocast to bfloat16.
+        recompute: activation checkpointing of every module called ``blocks.<number>``.
+        parallel: ``ddp`` or ``fsdp``, where there are several processes.
+    """
+
+    steps: int
+    groups: tuple[Group, ...]
+    optimizer: OptimizerConfig = AdamW()
+    schedule: Schedule = Cosine()
+    guard: Guard = Guard()
+    clip: float | None = 1.0
+    accumulate: int = 1
+    checkpoint_every: int = 0
+    seed: int = 0
+    ema: float | None = None
+    bf16: bool = False
+    recompute: bool = False
+    parallel: str = "ddp"

@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Fed:
-    """One batch, and the keys of its samples, which name it when something is wrong with it."""
-
-    batch: Any
-    keys: Sequence[str] = ()
-
-
 class Feed(Protocol):
-    """Batches by number. Batch `n` is the same whenever and from wherever it's asked for.
+    """Batches by number. Batch `n` is the same whenever it's asked for, and they're asked for in order.
 
     Attributes:
         fingerprint: changes whenever a batch would; a run goes on only with the one it began with.
     """
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str: ...
 
-    def batches(self, start: int) -> Iterator[Fed]:
-        """The batches from number `start` on, without end."""
+    def __call__(self, number: int) -> Any:
+        """Batch `number`, from 0; this process's part of it."""
+
+    def keys(self, number: int) -> Sequence[str]:
+        """The keys of that batch's samples, which name it when something is wrong with it."""
+
+    def state(self) -> Mapping[str, Any]:
+        """What a checkpoint keeps, as JSON values."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
 
 
-@dataclass(frozen=True, slots=True)
 class Numbered:
-    """A feed that is a function of a batch's number."""
+    """A feed that is a function of a batch's number, and nothing else.
 
-    make: Callable[[int], Any]
-    fingerprint: str = ""
+    Args:
+        make: number → batch.
+        fingerprint: of everything that batches depend on.
+    """
 
-    def batches(self, start: int) -> Iterator[Fed]:
-        """The batches from number `start` on, without end."""
-        number = start
-        while True:
-            yield Fed(self.make(number))
-            number += 1
+    def __init__(self, make: Callable[[int], Any], fingerprint: str = "") -> None:
+        self.make, self.fingerprint = make, fingerprint
+
+    def __call__(self, number: int) -> Any:
+        """Batch `number`."""
+        return self.make(number)
+
+    def keys(self, number: int) -> Sequence[str]:
+        """The batch's number: it has no other name."""
+        return (f"batch {number}",)
+
+    def state(self) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to do."""
