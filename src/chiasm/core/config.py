@@ -42,9 +42,13 @@ def from_dict(kind: type, data: Any, where: str = "config") -> Any:
     return _read(kind, data, where)
 
 
+def choices_of(kind: Any) -> list[type]:
+    """Every dataclass that a value of an annotated type can be: the annotated ones and their subclasses."""
+    return [c for choice in _choices(kind) for c in _dataclasses(choice)]
+
+
 def _read(kind: Any, data: Any, where: str) -> Any:
-    choices = _choices(kind)
-    classes = [c for choice in choices for c in _dataclasses(choice)]
+    choices, classes = _choices(kind), choices_of(kind)
     if classes:
         if data is None and type(None) in choices:
             return None

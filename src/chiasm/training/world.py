@@ -1,0 +1,135 @@
+"""The processes of a run: one, or those that `torchrun` started, with copies (DDP) or shards (FSDP2) of the model.
+
+Zhao et al. 2023 (FSDP); `fully_shard` splits every parameter by its first dimension over the processes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+BLOCK = re.compile(r"(^|\.)blocks\.\d+$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This process among the others.
+
+    Attributes:
+        rank: its number.
+        size: how many there are.
+        device: where it computes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """The sums of numbers over all processes, the same on every one."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = World()
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[World]:
+    """The world that `torchrun`'s environment describes, or this process alone.
+
+    Args:
+        device: ``auto`` (a GPU of its own where there is one) or any torch device.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    place = _device(device)
+    if size == 1:
+        yield World(device=place)
+        return
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield World(rank=rank, size=size, device=place)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(device)
+    return device
+
+
+class Step(nn.Module):
+    """Module and objective as one module, so that what watches `forward` (DDP, FSDP) sees the whole step."""
+
+    def __init__(self, module: nn.Module, objective: Callable[[Any, Any], Any]) -> None:
+        super().__init__()
+        self.module, self.objective = module, objective
+
+    def forward(self, batch: Any) -> Any:
+        """The objective's scalars of one batch."""
+        return self.objective(self.module, batch)
+
+
+def spread(step: Step, world: World, parallel: str) -> nn.Module:
+    """Prepare a step for the world: wrapped for DDP, its parameters sharded in place for FSDP, or as it is."""
+    if world.size == 1:
+        return step
+    if parallel == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        for name, part in step.named_modules():
+            if BLOCK.search(name):
+                fully_shard(part, mesh=mesh)
+        fully_shard(step, mesh=mesh)
+        return step
+    # a tower's last layers may be read by nobody, and a batch may lack a modality
+    return nn.parallel.DistributedDataParallel(step, find_unused_parameters=True, broadcast_buffers=False)
+
+
+def unsynced(spread_step: nn.Module, last: bool) -> Any:
+    """A context in which gradients stay where they are until the last part of a step."""
+    if not last and isinstance(spread_step, nn.parallel.DistributedDataParallel):
+        return spread_step.no_sync()
+    return nullcontext()
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor put together from the processes' shards; every process must ask."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def like(full: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
+    """A whole tensor laid out as `local` is: the same shards on the same processes."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(local, DTensor):
+        return full.to(local.device)
+    return distribute_tensor(full.to(local.device_mesh.device_type), local.device_mesh, local.placements)
