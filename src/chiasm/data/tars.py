@@ -149,12 +149,14 @@ class _Walk:
 
     def _member(self, header: bytes, position: int) -> int:
         """Take one header; returns where the next one is expected."""
+        cut, header = len(header) < BLOCK, header.ljust(BLOCK, b"\0")
         name = _text(header[:100])
         if header[257:263] == b"ustar\0" and header[345] != 0:
             name = f"{_text(header[345:500])}/{name}"
         size = _number(header[124:136])
-        if not _checksum_fits(header) or size is None:
-            return self._lost(position, name if header[257:262] == b"ustar" else "", "its header is damaged")
+        if cut or size is None or not _checksum_fits(header):
+            why = "the file ends in a header" if cut else "the header is damaged"
+            return self._lost(position, name if header[257:262] == b"ustar" else "", why)
         kind, start = header[156:157], position + BLOCK
         if kind in (b"x", b"g", b"L", b"K"):
             return self._long_header(kind, start, size, position)

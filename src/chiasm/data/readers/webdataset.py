@@ -30,6 +30,7 @@ from chiasm.data.strict_json import decode, parse_json
 from chiasm.data.tars import Member, TarMember, shown, tar_index
 
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+_ANY_NAME = re.compile(r"(.*)\.([^./\\]+)", re.DOTALL)  # members of a sample with unsafe names make one fault
 _TEXTS = ("txt", "text", "caption")
 _TEXT_LIMIT = 16 * 2**20  # bytes of one text or record
 
@@ -196,7 +197,7 @@ def _grouped(members: Sequence[Member]) -> tuple[list[_Group], list[tuple[str, i
     groups: dict[str, list[_Group]] = {}
     lost: list[tuple[str, int, str, str]] = []
     for member in members:
-        match = _NAME.fullmatch(member.name)
+        match = _NAME.fullmatch(member.name) or (_ANY_NAME.fullmatch(member.name) if member.fault else None)
         if match is None:
             if member.fault:
                 lost.append((member.name or f"byte {member.header}", member.header, *member.fault))
