@@ -71,6 +71,7 @@ def spellings(saved: str) -> list[str]:
         f"model.{saved}",
         saved.replace("language_model.model.", "model.language_model."),
         saved.removeprefix("language_model."),
+        "model.language_model." + saved.removeprefix("model."),
     ]
     return names
 

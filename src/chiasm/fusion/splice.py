@@ -110,12 +110,29 @@ class SplicedLM(nn.Module, ABC):
         Returns:
             (B, T, D), normalised.
         """
-        if batch.segments is not None:
-            mask = packed_mask(batch.segments, batch.trunks)
-            return self.language(self.embed(batch), attend=mask, positions=batch.positions)
         attend = real_tokens(batch.attention_mask)
-        positions = None if attend is None else (attend.cumsum(1) - 1).clamp(min=0)
-        return self.language(self.embed(batch), attend=attend, positions=positions)
+        mask = attend if batch.segments is None else packed_mask(batch.segments, batch.trunks)
+        return self.language(
+            self.embed(batch), attend=mask, positions=self.positions(batch, attend), route=self.route(batch)
+        )
+
+    def positions(self, batch: Batch, attend: torch.Tensor | None) -> torch.Tensor | None:
+        """Where every token stands.
+
+        Args:
+            batch: see `hidden`.
+            attend: (B, T) bool, None = no padding.
+
+        Returns:
+            (B, T), or (3, B, T) in a family with M-RoPE; None = counted from 0.
+        """
+        if batch.segments is not None:
+            return batch.positions
+        return None if attend is None else (attend.cumsum(1) - 1).clamp(min=0)
+
+    def route(self, batch: Batch) -> torch.Tensor | None:
+        """(B, T) bool, tokens that take the visual weights of routed layers; None in a family without them."""
+        return None
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, T, V) logits of every position; argument as for `hidden`."""
@@ -139,14 +156,14 @@ class SplicedLM(nn.Module, ABC):
         rows, length = embeds.shape[:2]
         cache = self.language.new_cache(rows, capacity)
         attend = real_tokens(batch.attention_mask)
-        if attend is None:
+        positions = self.positions(batch, attend)
+        if positions is None:
             positions = torch.arange(length, device=embeds.device).expand(rows, -1)
-        else:
-            positions = (attend.cumsum(1) - 1).clamp(min=0)
-        hidden = self.language(embeds, attend=attend, positions=positions, cache=cache)
+        hidden = self.language(embeds, attend=attend, positions=positions, cache=cache, route=self.route(batch))
         if attend is not None:
             attend = nn.functional.pad(attend, (0, capacity - length), value=True)
-        state = SplicedState(cache, attend, positions[:, -1:] + 1)
+        last = positions.amax(0) if positions.dim() == 3 else positions
+        state = SplicedState(cache, attend, last.amax(1, keepdim=True) + 1)
         return self.language.logits(hidden[:, -1]), state
 
     def decode(self, token_ids: torch.Tensor, state: SplicedState) -> torch.Tensor:

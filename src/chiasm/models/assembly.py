@@ -79,6 +79,26 @@ def clip_tower(
     )
 
 
+def eva_tower(
+    image: int, patch: int = 14, width: int = 1408, layers: int = 39, heads: int = 16, mlp: int = 6144
+) -> ViTConfig:
+    """EVA-CLIP's ViT as BLIP-2 takes it (ViT-g/14 without its last layer by default)."""
+    return ViTConfig(
+        image_size=image,
+        patch_size=patch,
+        hidden_dim=width,
+        num_layers=layers,
+        num_heads=heads,
+        mlp_dim=mlp,
+        act="gelu",
+        norm_eps=1e-6,
+        class_token=True,
+        norm_pre=False,
+        patch_bias=True,
+        attention_pool=False,
+    )
+
+
 def llama(
     vocab: int,
     width: int,
@@ -90,6 +110,7 @@ def llama(
     context: int,
     theta: float = 1e4,
     eps: float = 1e-5,
+    rotary: RotaryConfig | None = None,
     **more: Any,
 ) -> DecoderConfig:
     """A LLaMA-family decoder by its numbers (V, D, L, H, K, M)."""
@@ -102,6 +123,6 @@ def llama(
         mlp_dim=mlp,
         context_length=context,
         norm_eps=eps,
-        rotary=RotaryConfig(theta=theta),
+        rotary=rotary or RotaryConfig(theta=theta),
         **more,
     )

@@ -27,7 +27,7 @@ from chiasm.processing.tokenizer import Tokenizer
 from chiasm.processing.tokenizer_files import siglip_backend
 from chiasm.processing.tokenizer_pipelines import bert_wordpiece, byte_level_bpe, clip_bpe, metaspace_bpe
 
-Kind = Literal["chatml", "clip", "llama", "siglip", "bert"]
+Kind = Literal["chatml", "clip", "llama", "siglip", "bert", "opt"]
 
 CORPUS = (
     "a photo of a small red cat on the grass",
@@ -76,22 +76,28 @@ VICUNA_TEMPLATE = """\
 """
 
 
-def tiny_tokenizer(kind: Kind, *, image_token: str = "<image>", merges: int = 64) -> Tokenizer:
+def tiny_tokenizer(
+    kind: Kind, *, image_token: str = "<image>", merges: int = 64, controls: Sequence[str] = ()
+) -> Tokenizer:
     """Build a small tokenizer of one kind.
 
     Args:
-        kind: "chatml" (byte-level BPE, SmolLM-like), "llama" (SentencePiece-like BPE), "clip", "siglip", "bert".
-        image_token: the placeholder that "chatml" and "llama" get as a control token.
+        kind: "chatml" (byte-level BPE, SmolLM-like), "llama" (SentencePiece-like BPE), "clip", "siglip", "bert",
+            "opt" (byte-level BPE that begins every text with its end token).
+        image_token: the placeholder that "chatml", "llama" and "opt" get as a control token.
         merges: how many BPE merges to learn.
+        controls: further control tokens of "chatml".
 
     Returns:
         A tokenizer of 300 to 600 tokens that works like its big relative; chatml and llama come with a chat
         template that takes pictures.
     """
     if kind == "chatml":
-        return _chatml(image_token, merges)
+        return _chatml(image_token, merges, controls)
     if kind == "llama":
         return _llama(image_token, merges)
+    if kind == "opt":
+        return _opt(image_token, merges)
     if kind == "clip":
         return _clip(merges)
     if kind == "siglip":
@@ -100,7 +106,7 @@ def tiny_tokenizer(kind: Kind, *, image_token: str = "<image>", merges: int = 64
     return _bert()
 
 
-def _chatml(image_token: str, count: int) -> Tokenizer:
+def _chatml(image_token: str, count: int, controls: Sequence[str]) -> Tokenizer:
     named = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
     named["pad_token"] = "<|im_end|>"
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -108,9 +114,23 @@ def _chatml(image_token: str, count: int) -> Tokenizer:
     pairs = learn_merges([list(word) for word in words], count)
     vocab = _number([*special, *_byte_alphabet(), *("".join(pair) for pair in pairs)])
     backend = byte_level_bpe(vocab, pairs, digits=True)
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*special, image_token)])
+    added = (*special, image_token, *controls)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in added])
     template = CHATML_TEMPLATE.replace("<image>", image_token)
     return Tokenizer(backend, named=named, chat_template=template, model_max_length=2048)
+
+
+def _opt(image_token: str, count: int) -> Tokenizer:
+    named = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    words = _words(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    pairs = learn_merges([list(word) for word in words], count)
+    vocab = _number([*special, *_byte_alphabet(), *("".join(pair) for pair in pairs)])
+    backend = byte_level_bpe(vocab, pairs, digits=False)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*special, image_token)])
+    start = [("</s>", vocab["</s>"])]
+    backend.post_processor = processors.TemplateProcessing(single="</s>:0 $A:0", special_tokens=start)
+    return Tokenizer(backend, named=named, model_max_length=2048)
 
 
 def _llama(image_token: str, count: int) -> Tokenizer:

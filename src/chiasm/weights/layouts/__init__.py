@@ -10,7 +10,19 @@ from chiasm.core.errors import ConfigError
 from chiasm.weights.layouts.layout import Layout
 
 # The modules of this folder that store whole models, in the order in which they are asked to save one.
-NAMES = ("clip", "open_clip", "siglip", "llava", "llava_original", "llava_next", "blip")
+NAMES = (
+    "clip",
+    "open_clip",
+    "siglip",
+    "llava",
+    "llava_original",
+    "llava_next",
+    "blip",
+    "vilt",
+    "blip2",
+    "qwen2_vl",
+    "qwen2_5_vl",
+)
 
 
 def layouts() -> tuple[Layout, ...]:

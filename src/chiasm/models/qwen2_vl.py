@@ -1,0 +1,123 @@
+"""Qwen2-VL (Wang et al. 2024, "Qwen2-VL: Enhancing Vision-Language Model's Perception of the World at Any Resolution").
+
+A tower at native resolution with rotary positions in two dimensions (§2.1), 2×2 patches merged into one visual
+token, and Qwen2 with M-RoPE. Two frames of a video make one group; a picture is its own second frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from chiasm.connectors.patch_merger import PatchMergerConfig
+from chiasm.core.batch import Batch
+from chiasm.core.registry import Family, register
+from chiasm.fusion.native_splice import NativeSplicedLM, multimodal_positions
+from chiasm.language.decoder import DecoderConfig
+from chiasm.models.assembly import Parts, llama
+from chiasm.models.qwen_shared import QWEN_TEMPLATE, packed_processor, qwen_tokenizer
+from chiasm.nn.positions import MultimodalRotaryConfig
+from chiasm.processing.processor import Processor
+from chiasm.vision.native import NativeViTConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Qwen2VLConfig:
+    """A Qwen2-VL.
+
+    Attributes:
+        vision: the tower.
+        connector: the merger.
+        language: Qwen2 with M-RoPE.
+        image_token_id, video_token_id: ids of a picture's and a video's slot.
+        past_time: text after a video goes on behind its last moment, as the published code does; transformers 5
+            goes on behind its rows and columns.
+    """
+
+    vision: NativeViTConfig
+    connector: PatchMergerConfig
+    language: DecoderConfig
+    image_token_id: int
+    video_token_id: int
+    past_time: bool = True
+
+    def build(self) -> Qwen2VL:
+        """A model with random weights."""
+        return Qwen2VL(self)
+
+
+class Qwen2VL(NativeSplicedLM):
+    """vision → connector → language with three positions a token."""
+
+    def __init__(self, config: Qwen2VLConfig) -> None:
+        super().__init__(config.vision.build(), config.connector.build(), config.language.build())
+        self.config = config
+
+    def positions(self, batch: Batch, attend: torch.Tensor | None) -> torch.Tensor | None:
+        """(3, B, T) time, row and column where there are pictures; see `SplicedLM.positions`."""
+        base = super().positions(batch, attend)
+        if not batch.spans:
+            return base
+        assert batch.input_ids is not None
+        if base is None:
+            rows, length = batch.input_ids.shape
+            base = torch.arange(length, device=batch.input_ids.device).expand(rows, -1)
+        return multimodal_positions(base, batch, tokens_per_second=None, past_time=self.config.past_time)
+
+
+def _qwen2_vl(width: int, layers: int, heads: int, kv: int, mlp: int, vocab: int, tied: bool = False) -> Qwen2VLConfig:
+    return Qwen2VLConfig(
+        vision=NativeViTConfig(hidden_dim=1280, num_layers=32, num_heads=16, mlp_dim=5120, act="quick_gelu"),
+        connector=PatchMergerConfig(input_dim=1280, output_dim=width),
+        language=llama(
+            vocab, width, layers, heads, kv, mlp, context=32768, eps=1e-6,
+            rotary=MultimodalRotaryConfig(theta=1e6), qkv_bias=True, tie_embeddings=tied,
+        ),
+        image_token_id=151655,
+        video_token_id=151656,
+    )  # fmt: skip
+
+
+PRESETS = {
+    "qwen2_vl_2b": _qwen2_vl(1536, 28, 12, 2, 8960, 151936, tied=True),
+    "qwen2_vl_7b": _qwen2_vl(3584, 28, 28, 4, 18944, 152064),
+    "qwen2_vl_72b": _qwen2_vl(8192, 80, 64, 8, 29568, 152064),
+}
+
+
+def processor(config: Qwen2VLConfig, parts: Parts) -> Processor:
+    """Pictures and videos at native resolution."""
+    return packed_processor(config, parts, "Qwen2VLProcessor")
+
+
+def tiny() -> tuple[Qwen2VLConfig, Processor]:
+    """A miniature with every part of the real one."""
+    tokenizer = qwen_tokenizer()
+    config = Qwen2VLConfig(
+        vision=NativeViTConfig(
+            patch_size=4, hidden_dim=32, num_layers=3, num_heads=2, mlp_dim=64, act="quick_gelu"
+        ),
+        connector=PatchMergerConfig(input_dim=32, output_dim=48),
+        language=llama(
+            len(tokenizer), 48, 2, 4, 2, 96, context=2048, eps=1e-6,
+            rotary=MultimodalRotaryConfig(theta=1e6, sections=(2, 2, 2)), qkv_bias=True,
+        ),
+        image_token_id=tokenizer.token_to_id("<|image_pad|>") or 0,
+        video_token_id=tokenizer.token_to_id("<|video_pad|>") or 0,
+    )  # fmt: skip
+    return config, processor(config, Parts(tokenizer, template=QWEN_TEMPLATE))
+
+
+FAMILY: Family = register(
+    Family(
+        name="qwen2_vl",
+        summary="native resolution, M-RoPE and video over Qwen2",
+        paper="Wang et al. 2024, Qwen2-VL: Enhancing Vision-Language Model's Perception of the World at Any Resolution",
+        capabilities=("generate", "score"),
+        config_type=Qwen2VLConfig,
+        presets=PRESETS,
+        tiny=tiny,
+        processor=processor,
+    )
+)
