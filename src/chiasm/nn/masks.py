@@ -98,6 +98,32 @@ def biased(mask: AttentionMask, bias: torch.Tensor) -> AttentionMask:
     return AttentionMask(bias if allowed is None else bias.masked_fill(~allowed, -torch.inf))
 
 
+def query_text_mask(queries: int, attend: torch.Tensor, *, kind: str) -> AttentionMask:
+    """Mask of learned queries and a text in one sequence (Li et al. 2023, "BLIP-2", fig. 2, right).
+
+    Args:
+        queries: Q, which stand first.
+        attend: (B, T) bool, True = a real token of the text.
+        kind: ``joint``: all see all; ``separate``: each side sees itself; ``causal``: queries see queries, a token
+            sees the queries and the text up to itself.
+
+    Returns:
+        The mask over Q + T positions. Padding sees itself.
+    """
+    assert kind in ("joint", "separate", "causal"), kind
+    total, device = queries + attend.shape[1], attend.device
+    allowed = torch.ones(total, total, dtype=torch.bool, device=device)
+    if kind != "joint":
+        allowed[:queries, queries:] = False
+    if kind == "separate":
+        allowed[queries:, :queries] = False
+    if kind == "causal":
+        allowed[queries:, queries:] = allowed[queries:, queries:].tril()
+    real = torch.nn.functional.pad(attend, (queries, 0), value=True)
+    own = torch.eye(total, dtype=torch.bool, device=device)
+    return AttentionMask(((allowed & real[:, None, :]) | own)[:, None])
+
+
 def packed_mask(segments: torch.Tensor, trunks: torch.Tensor | None = None) -> AttentionMask:
     """Causal mask of rows that hold several texts, each blind to the others but for a beginning that some share.
 

@@ -68,6 +68,7 @@ class Processor:
         settings: further entries of processor_config.json, such as `processor_class` and `patch_size`.
         video: how videos are taken; None for a model without videos.
         wrap: control tokens before and after every picture's slot.
+        pictures_first: see `PromptRenderer`.
     """
 
     def __init__(
@@ -82,13 +83,16 @@ class Processor:
         settings: Mapping[str, Any] | None = None,
         video: VideoReading | None = None,
         wrap: tuple[str, str] | None = None,
+        pictures_first: bool = False,
     ) -> None:
         self.tokenizer, self.image_processor, self.video = tokenizer, image_processor, video
         self.template, self.image_token = template, image_token if image_processor is not None else None
         self.max_length, self.max_images = max_length, max_images
         self.settings = dict(settings or {})
         video_token = video.token if video is not None else None
-        self.renderer = PromptRenderer(tokenizer, template, self.image_token, video_token=video_token, wrap=wrap)
+        self.renderer = PromptRenderer(
+            tokenizer, template, self.image_token, video_token=video_token, wrap=wrap, pictures_first=pictures_first
+        )
 
     def within(self, tokens: int) -> Processor:
         """The same with at most so many visual tokens a picture or video; see `budget.within`."""

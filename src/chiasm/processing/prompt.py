@@ -89,6 +89,8 @@ class PromptRenderer:
         image_token: the control token that stands for a picture; None for a model without pictures.
         video_token: the control token that stands for a video; None for a model without videos.
         wrap: control tokens written before and after every picture's slot.
+        pictures_first: pictures that begin the prompt stand before the tokens that the tokenizer puts before a text,
+            and the text after them is encoded as one that begins.
 
     Raises:
         PromptError: the template can't be read, or the image token is no token.
@@ -102,8 +104,10 @@ class PromptRenderer:
         *,
         video_token: str | None = None,
         wrap: tuple[str, str] | None = None,
+        pictures_first: bool = False,
     ) -> None:
         self.tokenizer, self.video_token, self.wrap = tokenizer, video_token, wrap
+        self.pictures_first = pictures_first
         self._slots = {token for token in (image_token, video_token) if token is not None}
         self.template = None if template is None else ChatTemplate(template)
         self.image_token = image_token
@@ -157,8 +161,9 @@ class PromptRenderer:
         shown: list[str] = []
         for part in parts:
             if isinstance(part, _Stretch):
+                begins = part.first or (self.pictures_first and len(shown) == len(spans))
                 shown.append(part.text)
-                for index, start, stop in self.tokenizer.encode_spans(part.text, first=part.first):
+                for index, start, stop in self.tokenizer.encode_spans(part.text, first=begins):
                     ids.append(index)
                     learned.append(any(start < end and stop > begin for begin, end in part.ranges))
             elif part.token in self._slots:
@@ -178,6 +183,8 @@ class PromptRenderer:
             learned.append(True)
         ids += after
         learned += [False] * len(after)
+        if self.pictures_first:
+            _move_behind_pictures(ids, spans, len(before))
         return Prompt("".join(shown), tuple(ids), tuple(spans), tuple(learned) if supervise else ())
 
     def _id(self, token: str) -> int:
@@ -387,6 +394,16 @@ class _Reader:
         """True when the token is supervised."""
         closes, self._after = self._after and ends, False
         return self._inside or closes
+
+
+def _move_behind_pictures(ids: list[int], spans: list[tuple[int, int]], count: int) -> None:
+    """Let the first `count` ids change places with the pictures that follow them at once."""
+    stop = count
+    for number, (start, end) in enumerate(spans):
+        if start != stop:
+            break
+        spans[number], stop = (start - count, end - count), end
+    ids[:stop] = [*ids[count:stop], *ids[:count]]
 
 
 def slot_name(count: int) -> str:

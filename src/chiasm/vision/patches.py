@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from chiasm.vision.vit import ViT
+from chiasm.vision.vit import ViT, ViTConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +21,31 @@ class PatchSelection:
     layer: int = -2
     keep_class_token: bool = False
 
+    def count(self, tower: ViTConfig) -> int:
+        """Features of one crop."""
+        return tower.grid**2 + (tower.class_token and self.keep_class_token)
+
     def read(self, vision: ViT, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w) pixels → (B, P, D) features, not normalised."""
         features = vision.features(pixels, self.layer)
         return features[:, 1:] if vision.config.class_token and not self.keep_class_token else features
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinalStates:
+    """The last layer's states, normalised.
+
+    Attributes:
+        keep_class_token: whether the class token's state stays first.
+    """
+
+    keep_class_token: bool = True
+
+    def count(self, tower: ViTConfig) -> int:
+        """Features of one crop."""
+        return tower.grid**2 + (tower.class_token and self.keep_class_token)
+
+    def read(self, vision: ViT, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, h, w) pixels → (B, P, D) features."""
+        states = vision.norm_post(vision.features(pixels))
+        return states[:, 1:] if vision.config.class_token and not self.keep_class_token else states

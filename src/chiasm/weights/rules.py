@@ -110,6 +110,21 @@ class Reshape(Rename):
 
 
 @dataclass(frozen=True, slots=True)
+class Unsqueeze(Rename):
+    """One tensor, stored with a first axis of length 1 that we don't have."""
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Drop the axis."""
+        if tensors[0].dim() < 1 or tensors[0].shape[0] != 1:
+            raise CheckpointError("tensor_shape", f"{self.theirs} is {dims(tensors[0].shape)}, expected 1×…")
+        return [tensors[0][0]]
+
+    def backward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Add the axis."""
+        return [tensors[0][None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Split(Rule):
     """Their fused tensor is ours cut along `dim`, into parts as `ratio` says (equal by default)."""
 
