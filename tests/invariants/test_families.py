@@ -53,6 +53,8 @@ def forward(model):
     if isinstance(model.module, Matching):
         pairs = model.processor.pairs([[picture(1)] * several(model, 9), [picture(2)] * several(model, 9)], ["a", "b"])
         outputs.append(model.module.match_logits(pairs))
+        if "generate" not in model.capabilities:
+            outputs.append(model.module(pairs))
     if isinstance(model.module, Answering):
         outputs.append(model.module.answer_logits(model.processor([talk(1, several(model, 9))])))
     elif "generate" in model.capabilities:

@@ -11,6 +11,7 @@ Departure: no dropout.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -201,13 +202,26 @@ class Bert(nn.Module):
         return (x * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
 
 
+class WordShape(Protocol):
+    """What a word head needs to know of its tower."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_dim(self) -> int: ...
+    @property
+    def act(self) -> str: ...
+    @property
+    def norm_eps(self) -> float: ...
+
+
 class BertHead(nn.Module):
     """BERT's word prediction: a transform, a norm, then the input embeddings as output layer (Devlin 2019, §3.1).
 
     Serves masked words and the next word alike.
     """
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: WordShape) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_dim, config.hidden_dim)
         self.norm = nn.LayerNorm(config.hidden_dim, eps=config.norm_eps)

@@ -129,6 +129,7 @@ class FusionProcessor(DualProcessor):
         mask, labels = torch.zeros_like(ids, dtype=torch.bool), torch.full_like(ids, IGNORED)
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             start = (before if self.asks else total - len(answer)) - len(prompt)
+            start = start if self.start_id is not None else 0  # what is read at its first token is padded on the right
             stop = start + len(prompt) + len(answer)
             ids[row, start:stop] = torch.tensor([*prompt, *answer], dtype=torch.long)
             mask[row, start:stop] = True

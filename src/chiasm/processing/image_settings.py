@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from chiasm.core.errors import ConfigError
 from chiasm.processing import tiled_settings
+from chiasm.processing.min_max_edge import MinMaxEdge
 from chiasm.processing.tilers import AnyRes, CenterCrop, PadSquare, Stretch, Tiler
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ _CLIP = _COMMON | {
 }
 _SIGLIP = _COMMON | {"size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 _BLIP = _COMMON | {"size": {"height": 384, "width": 384}, "image_mean": _MEAN, "image_std": _STD}
+_VILT = _COMMON | {
+    "size": {"shortest_edge": 384},
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+    "do_pad": True,
+    "size_divisor": 32,
+}
 _NEXT = _CLIP | {
     "do_pad": True,
     "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
@@ -53,6 +61,7 @@ DEFAULTS = {
     "CLIPImageProcessor": _CLIP,
     "SiglipImageProcessor": _SIGLIP,
     "BlipImageProcessor": _BLIP,
+    "ViltImageProcessor": _VILT,
     "LlavaImageProcessor": _CLIP,
     "LlavaNextImageProcessor": _NEXT,
     "PadSquare": _PAD,
@@ -117,6 +126,9 @@ def write(processor: ImageProcessor) -> dict[str, Any]:
     }
     if isinstance(tiler, tiled_settings.TYPES):
         return settings | tiled_settings.write(tiler)
+    if isinstance(tiler, MinMaxEdge):
+        size = {"size": {"shortest_edge": tiler.shorter}, "size_divisor": tiler.divisor, "do_pad": True}
+        return settings | size | {"image_processor_type": "ViltImageProcessor"}
     if isinstance(tiler, Stretch):
         return settings | {"image_processor_type": "SiglipImageProcessor", "size": _dict(tiler.size)}
     if isinstance(tiler, (PadSquare, AnyRes)):
@@ -186,6 +198,8 @@ def _tiler(
                 f"the settings name {len(canvases)} canvases {canvases}, the model {len(pinpoints)}: {pinpoints}",
             )
         return AnyRes(side=side, pinpoints=canvases, **tokens)
+    if kind == "ViltImageProcessor":
+        return _min_max_edge(settings, tokens)
     if settings["do_pad"]:
         if kind not in ("LlavaImageProcessor", "PadSquare") or resize is None:
             raise ConfigError("image_setting_unknown", f"{kind} with do_pad and do_resize = {resize is not None}")
@@ -194,6 +208,16 @@ def _tiler(
     if isinstance(resize, tuple) and crop in (None, resize):
         return Stretch(size=resize, **tokens)
     return CenterCrop(resize=resize, crop=crop, **tokens)
+
+
+def _min_max_edge(settings: Mapping[str, Any], tokens: Mapping[str, Any]) -> Tiler:
+    if not settings["do_resize"] or settings["do_center_crop"] or not settings["do_pad"]:
+        raise ConfigError("image_setting_unknown", "ViltImageProcessor without do_resize or do_pad, or with a crop")
+    shorter = _resize(settings)
+    if not isinstance(shorter, int):
+        raise ConfigError("image_size_unknown", f"ViltImageProcessor needs a shortest edge, got {settings['size']!r}")
+    longer = int(1333 / 800 * shorter)  # the ratio that detectors trained on COCO made common
+    return MinMaxEdge(shorter=shorter, longer=longer, divisor=int(settings["size_divisor"]), **tokens)
 
 
 def _resize(settings: Mapping[str, Any]) -> int | tuple[int, int]:

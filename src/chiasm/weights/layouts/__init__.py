@@ -20,6 +20,7 @@ NAMES = (
     "blip",
     "vilt",
     "blip2",
+    "blip2_retrieval",
     "qwen2_vl",
     "qwen2_5_vl",
 )
@@ -49,6 +50,8 @@ def layout_for(config: Mapping[str, Any]) -> Layout:
         raise ConfigError("model_type_missing", f"config.json names no model_type; known: {known}")
     if kind == "llava" and "text_config" not in config and any(key.startswith("mm_") for key in config):
         kind = "llava_llama"  # the authors' own files came first and have the same model_type
+    if kind == "blip-2" and "Blip2ForImageTextRetrieval" in (config.get("architectures") or ()):
+        kind = "blip-2-retrieval"
     found = next((layout for layout in every if kind in layout.model_types), None)
     if found is None:
         raise ConfigError("model_type_unknown", f"config.json has model_type {kind!r}; known: {known}")
