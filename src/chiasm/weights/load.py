@@ -27,6 +27,7 @@ from chiasm.processing.tokenizer import Tokenizer
 from chiasm.weights.bundled import bundled_folders, load_bundle
 from chiasm.weights.checkpoint import load_state, open_checkpoint, read_config, save_state
 from chiasm.weights.files import read_json, sync, write_json
+from chiasm.weights.frozen import tower_tokenizer
 from chiasm.weights.layouts import layout_for, layout_of, native
 from chiasm.weights.layouts.layout import Layout
 from chiasm.weights.meta import build_on_meta
@@ -83,6 +84,28 @@ def load(
         if isinstance(decoder, Decoder):
             column_major(decoder)  # writing is one token at a time
     return Model(module, has.processor(config, parts), has, config, writer=_writer(layout), name=str(source))
+
+
+def load_processor(source: str | os.PathLike[str], offline: bool | None = None) -> tuple[Any, nn.Module]:
+    """A model's processor without the model: what `data check` proves rows with.
+
+    Args:
+        source, offline: as for `load`.
+
+    Returns:
+        The processor, and the module on the meta device, whose shapes alone are known.
+
+    Raises:
+        SourceError: the source can't be found or reached.
+        ConfigError: its configuration isn't known.
+    """
+    folder = resolve(source, offline, bundled=bundled_folders())
+    description = read_config(folder)
+    layout = _layout_for(description)
+    config = layout.config_from(description)
+    frozen = description.get("frozen")
+    parts = Parts(tower_tokenizer(frozen.values())) if frozen else read_parts(folder, description)
+    return family(layout.family).processor(config, parts), build_on_meta(config)
 
 
 def new(source: str | os.PathLike[str], tiny: bool = True, seed: int = 0) -> Model:
