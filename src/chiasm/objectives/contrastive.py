@@ -1,18 +1,28 @@
-"""Contrastive losses of two towers: InfoNCE (CLIP) and the pairwise sigmoid loss (SigLIP).
+"""Contrastive losses of two towers: InfoNCE (CLIP) and the pairwise sigmoid loss (SigLIP), for batches of any size.
 
 InfoNCE (Radford et al. 2021, fig. 3), for unit vectors x_i, y_i, scale t (already exponentiated) and s_ij = t x_i·y_j:
     L = -1/(2B) Σ_i [ log softmax_j(s_ij)_i + log softmax_j(s_ji)_i ]
+With label smoothing ε (ALIGN, Jia et al. 2021, §5), a share ε of every target is spread evenly over all B.
 Sigmoid (Zhai et al. 2023, alg. 1), with z_ij = 1 on the diagonal and -1 elsewhere and bias b:
     L = -1/B Σ_ij log σ(z_ij (t x_i·y_j + b))
 
 `same` marks pairs off the diagonal that also belong together (two pictures with one caption, say): InfoNCE shares a
 row's target among them evenly, the sigmoid loss takes them for positive. Without it both are the papers' losses.
+
+The B × B similarities of a large batch are never held at once: they are computed some rows at a time, forwards for
+the loss and again backwards for its gradient, so memory grows with B alone. Over several processes (`gather`), each
+has B rows of the global batch's W·B; the mean of their losses is the loss of the global batch, gradients included.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+
+TILE = 1 << 22  # similarities that are held at once, 16 MB; smaller batches take the plain way, which computes less
 
 
 def info_nce(
@@ -21,6 +31,9 @@ def info_nce(
     scale: torch.Tensor | float,
     *,
     same: torch.Tensor | None = None,
+    smoothing: float = 0.0,
+    tile: int = TILE,
+    gather: bool = False,
 ) -> torch.Tensor:
     """The symmetric cross-entropy of matching every picture to its text and every text to its picture.
 
@@ -29,17 +42,34 @@ def info_nce(
         text_embeds: (B, E), L2-normalised; row i belongs to picture i.
         scale: the similarity's factor, `logit_scale.exp()`.
         same: (B, B) bool, True where picture i and text j belong together; the diagonal must be True. None = diagonal.
+        smoothing: ε, the share of a target that is spread over all texts (or pictures).
+        tile: similarities held at once.
+        gather: the batch is spread over all processes; not together with `same`.
 
     Returns:
-        The mean loss, a scalar.
+        The mean loss, a scalar; with `gather`, this process's share, whose mean over processes is the loss.
     """
+    scale = torch.as_tensor(scale, dtype=image_embeds.dtype, device=image_embeds.device)
+    if gather and _world() > 1:
+        assert same is None, "`same` over several processes"
+        images, texts = gathered(image_embeds), gathered(text_embeds)
+        spread = _log_partition(image_embeds, texts, scale, tile) + _log_partition(text_embeds, images, scale, tile)
+        mean = (image_embeds.sum(0) @ texts.mean(0) + text_embeds.sum(0) @ images.mean(0)) * scale
+        own = 2 * scale * (image_embeds * text_embeds).sum()
+        return (spread - (1 - smoothing) * own - smoothing * mean) / (2 * len(image_embeds))
+    if image_embeds.shape[0] ** 2 > tile:
+        spread = _TwoWay.apply(image_embeds, text_embeds, scale, tile)
+        own = scale * _shared(image_embeds, text_embeds, same)
+        mean = 2 * scale * (image_embeds.sum(0) @ text_embeds.mean(0))
+        return (spread - (1 - smoothing) * own - smoothing * mean) / (2 * len(image_embeds))
     logits = scale * image_embeds @ text_embeds.T  # (B, B)
     if same is None:
         target = torch.arange(len(logits), device=logits.device)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        rows = F.cross_entropy(logits, target, label_smoothing=smoothing)
+        return (rows + F.cross_entropy(logits.T, target, label_smoothing=smoothing)) / 2
     share = same.to(logits.dtype)
-    rows = F.cross_entropy(logits, share / share.sum(1, keepdim=True))
-    columns = F.cross_entropy(logits.T, share.T / share.T.sum(1, keepdim=True))
+    rows = F.cross_entropy(logits, share / share.sum(1, keepdim=True), label_smoothing=smoothing)
+    columns = F.cross_entropy(logits.T, share.T / share.T.sum(1, keepdim=True), label_smoothing=smoothing)
     return (rows + columns) / 2
 
 
@@ -50,18 +80,185 @@ def sigmoid_loss(
     bias: torch.Tensor | float,
     *,
     same: torch.Tensor | None = None,
+    tile: int = TILE,
+    gather: bool = False,
 ) -> torch.Tensor:
     """The logistic loss of telling, for each of the B² pairs alone, whether it belongs together.
 
     Args:
-        image_embeds, text_embeds, scale, same: see `info_nce`.
+        image_embeds, text_embeds, scale, same, tile, gather: see `info_nce`.
         bias: added to every similarity.
 
     Returns:
-        The sum over pairs divided by B, a scalar.
+        The sum over pairs divided by B, a scalar; with `gather`, this process's share of it.
     """
+    scale, bias = (torch.as_tensor(v, dtype=image_embeds.dtype, device=image_embeds.device) for v in (scale, bias))
+    first = 0
+    if gather and _world() > 1:
+        assert same is None, "`same` over several processes"
+        text_embeds, first = gathered(text_embeds), dist.get_rank() * len(image_embeds)
+    if len(image_embeds) * len(text_embeds) > tile:
+        return _Pairwise.apply(image_embeds, text_embeds, scale, bias, same, first, tile) / len(image_embeds)
     logits = scale * image_embeds @ text_embeds.T + bias  # (B, B)
+    wrong = torch.where(_positive(logits, same, first), -logits, logits)
+    return F.softplus(wrong).sum() / len(logits)
+
+
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """Every process's (B, …) in the order of ranks, (W·B, …); gradients go back to their owners."""
+    return _Gather.apply(tensor)
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _positive(block: torch.Tensor, same: torch.Tensor | None, first: int) -> torch.Tensor:
+    """Which of (rows, B) similarities belong together: those of row i at column `first` + i, or `same`."""
+    if same is not None:
+        return same[first : first + len(block)]
+    column = torch.arange(block.shape[1], device=block.device)
+    return column == column[first : first + len(block), None]
+
+
+def _shared(images: torch.Tensor, texts: torch.Tensor, same: torch.Tensor | None) -> torch.Tensor:
+    """Σ of all pairs' products x_i·y_j, weighed by their share of the row's target and of the column's."""
     if same is None:
-        same = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    signs = torch.where(same, 1.0, -1.0).to(logits.dtype)
-    return -F.logsigmoid(signs * logits).sum() / len(logits)
+        return 2 * (images * texts).sum()
+    share = same.to(images.dtype)
+    return ((share @ texts) * images / share.sum(1, keepdim=True)).sum() + (
+        (share.T @ images) * texts / share.T.sum(1, keepdim=True)
+    ).sum()
+
+
+def _log_partition(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, tile: int) -> torch.Tensor:
+    """Σ_i log Σ_j exp(t x_i·y_j)."""
+    if len(x) * len(y) > tile:
+        return _OneWay.apply(x, y, scale, tile)
+    return (scale * x @ y.T).logsumexp(1).sum()
+
+
+def _rows(x: torch.Tensor, y: torch.Tensor, tile: int) -> list[slice]:
+    step = max(1, tile // len(y))
+    return [slice(at, min(at + step, len(x))) for at in range(0, len(x), step)]
+
+
+class _OneWay(torch.autograd.Function):
+    """Σ_i log Σ_j exp(t x_i·y_j), some rows at a time. d/ds_ij = softmax_j(s_i·)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, tile: int) -> torch.Tensor:
+        across = torch.cat([(scale * x[rows] @ y.T).logsumexp(1) for rows in _rows(x, y, tile)])
+        ctx.save_for_backward(x, y, scale, across)
+        ctx.tile = tile
+        return across.double().sum().to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, y, scale, across = ctx.saved_tensors
+        sums = _Sums(x, y, scale)
+        for rows in _rows(x, y, ctx.tile):
+            block = x[rows] @ y.T
+            block.mul_(scale).sub_(across[rows, None]).exp_()
+            sums.add(rows, block)
+        return *sums.scaled(grad), None
+
+
+class _TwoWay(torch.autograd.Function):
+    """Σ_i log Σ_j exp(s_ij) + Σ_j log Σ_i exp(s_ij), s_ij = t x_i·y_j, some rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, tile: int) -> torch.Tensor:
+        across, down = [], x.new_full((len(y),), -torch.inf)
+        for rows in _rows(x, y, tile):
+            block = scale * x[rows] @ y.T
+            across.append(block.logsumexp(1))
+            down = torch.logaddexp(down, block.logsumexp(0))
+        ctx.save_for_backward(x, y, scale, torch.cat(across), down)
+        ctx.tile = tile
+        return (torch.cat(across).double().sum() + down.double().sum()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, y, scale, across, down = ctx.saved_tensors
+        sums = _Sums(x, y, scale)
+        for rows in _rows(x, y, ctx.tile):
+            block = x[rows] @ y.T
+            block.mul_(scale)
+            both = (block - down).exp_()
+            both.add_(block.sub_(across[rows, None]).exp_())
+            sums.add(rows, both)
+        return *sums.scaled(grad), None
+
+
+class _Pairwise(torch.autograd.Function):
+    """Σ_ij softplus(-z_ij (t x_i·y_j + b)), some rows at a time. d/ds_ij = -z_ij σ(-z_ij s_ij)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor,
+        same: torch.Tensor | None,
+        first: int,
+        tile: int,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, y, scale, bias)
+        ctx.rest = same, first, tile
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        for rows in _rows(x, y, tile):
+            block = scale * x[rows] @ y.T + bias
+            total += F.softplus(torch.where(_positive(block, same, first + rows.start), -block, block)).sum().double()
+        return total.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, y, scale, bias = ctx.saved_tensors
+        same, first, tile = ctx.rest
+        sums, offset = _Sums(x, y, scale), torch.zeros_like(bias)
+        for rows in _rows(x, y, tile):
+            block = x[rows] @ y.T
+            block.mul_(scale).add_(bias).sigmoid_()
+            block.sub_(
+                _positive(block, same, first + rows.start).to(block.dtype)
+            )  # σ(s) - 1 = -σ(-s) where a pair belongs together
+            sums.add(rows, block)
+            offset += block.sum()
+        return *sums.scaled(grad), grad * offset, None, None, None
+
+
+class _Sums:
+    """Gradients of Σ over s_ij = t x_i·y_j, gathered from blocks of d/ds_ij."""
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor) -> None:
+        self.x, self.y, self.scale = x, y, scale
+        self.to_x, self.to_y = torch.empty_like(x), torch.zeros_like(y)
+
+    def add(self, rows: slice, block: torch.Tensor) -> None:
+        """Take the (rows, B) derivatives of some rows."""
+        torch.mm(block, self.y, out=self.to_x[rows])
+        self.to_y.addmm_(block.T, self.x[rows])
+
+    def scaled(self, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gradients of x, y and t."""
+        to_scale = (self.to_x * self.x).sum() * grad
+        factor = grad * self.scale
+        return self.to_x.mul_(factor), self.to_y.mul_(factor), to_scale
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' rows; backwards, every process's gradient for them, summed."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]

@@ -1,4 +1,9 @@
-"""Objectives of dual encoders: InfoNCE and the pairwise sigmoid loss on a module that embeds pictures and texts."""
+"""Objectives of dual encoders: InfoNCE and the pairwise sigmoid loss on a module that embeds pictures and texts.
+
+The batch is the global one: over several processes every picture meets the texts of all of them. `part` makes it larger
+than memory (gradient caching, Gao et al. 2021, §3): only the embeddings of the whole batch are held, and each part is
+computed a second time on the way back, with the same random numbers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from chiasm.core.batch import Batch
 from chiasm.objectives.config import ObjectiveConfig
@@ -16,9 +22,17 @@ from chiasm.objectives.contrastive import info_nce, sigmoid_loss
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InfoNCE(ObjectiveConfig):
-    """CLIP's loss; the similarity's scale is kept at or below `most_scale` (Radford et al. 2021, §2.5)."""
+    """CLIP's loss.
+
+    Attributes:
+        most_scale: the similarity's scale is kept at or below it (Radford et al. 2021, §2.5).
+        smoothing: share of a target that is spread over all texts (ALIGN; Jia et al. 2021, §5).
+        part: pairs that are embedded at a time; None = the whole batch at once.
+    """
 
     most_scale: float = 100.0
+    smoothing: float = 0.0
+    part: int | None = None
 
     def build(self) -> PairObjective:
         return PairObjective(self)
@@ -26,14 +40,20 @@ class InfoNCE(ObjectiveConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairwiseSigmoid(ObjectiveConfig):
-    """SigLIP's loss."""
+    """SigLIP's loss.
+
+    Attributes:
+        part: pairs that are embedded at a time; None = the whole batch at once.
+    """
+
+    part: int | None = None
 
     def build(self) -> PairObjective:
         return PairObjective(self)
 
 
 class PairObjective(nn.Module):
-    """Rows of `batch` are pairs of a picture and a text; two rows with one text belong together."""
+    """Rows of `batch` are pairs of a picture and a text."""
 
     def __init__(self, config: InfoNCE | PairwiseSigmoid) -> None:
         super().__init__()
@@ -41,16 +61,40 @@ class PairObjective(nn.Module):
 
     def forward(self, module: Any, batch: Batch) -> dict[str, torch.Tensor]:
         """The loss of one batch."""
-        assert batch.pixel_values is not None and batch.input_ids is not None
-        images = module.embed_images(batch.pixel_values).float()
-        texts = module.embed_texts(batch.input_ids, batch.attention_mask).float()
+        images, texts = embed_pairs(module, batch, self.config.part)
         scale = module.logit_scale.exp()
         if isinstance(self.config, InfoNCE):
-            return {"loss": info_nce(images, texts, scale)}
-        return {"loss": sigmoid_loss(images, texts, scale, module.logit_bias)}
+            return {"loss": info_nce(images, texts, scale, smoothing=self.config.smoothing, gather=True)}
+        return {"loss": sigmoid_loss(images, texts, scale, module.logit_bias, gather=True)}
 
     def after_step(self, module: Any, step: int) -> None:
         """Keep the similarity's scale in its range."""
         if isinstance(self.config, InfoNCE):
             with torch.no_grad():
                 module.logit_scale.clamp_(max=math.log(self.config.most_scale))
+
+
+def embed_pairs(module: Any, batch: Batch, part: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embed both sides of a batch.
+
+    Args:
+        module: see `core.protocols.Embedding`; `embed_features` where the batch holds features.
+        batch: `pixel_values` or `features`, `input_ids` and `attention_mask`, row for row.
+        part: rows whose inner states are held at a time; None = all.
+
+    Returns:
+        (B, E) pictures and (B, E) texts, float32.
+    """
+    assert batch.input_ids is not None
+    see = module.embed_images if batch.features is None else module.embed_features
+    pictures = batch.pixel_values if batch.features is None else batch.features
+    assert pictures is not None
+    if part is None:
+        return see(pictures).float(), module.embed_texts(batch.input_ids, batch.attention_mask).float()
+    masks = [None] * len(batch.input_ids) if batch.attention_mask is None else batch.attention_mask.split(part)
+    images = [checkpoint(see, some, use_reentrant=False) for some in pictures.split(part)]
+    texts = [
+        checkpoint(module.embed_texts, ids, mask, use_reentrant=False)
+        for ids, mask in zip(batch.input_ids.split(part), masks, strict=False)
+    ]
+    return torch.cat(images).float(), torch.cat(texts).float()
