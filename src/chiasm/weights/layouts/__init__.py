@@ -23,12 +23,15 @@ NAMES = (
     "blip2_retrieval",
     "qwen2_vl",
     "qwen2_5_vl",
+    "internvl",
+    "internvl_chat",
 )
 
 
 def layouts() -> tuple[Layout, ...]:
     """Every layout that stores a whole model."""
-    return tuple(importlib.import_module(f"{__name__}.{name}").LAYOUT for name in NAMES)
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in NAMES]
+    return tuple(layout for module in modules for layout in getattr(module, "LAYOUTS", None) or (module.LAYOUT,))
 
 
 def layout_for(config: Mapping[str, Any]) -> Layout:
@@ -52,6 +55,8 @@ def layout_for(config: Mapping[str, Any]) -> Layout:
         kind = "llava_llama"  # the authors' own files came first and have the same model_type
     if kind == "blip-2" and "Blip2ForImageTextRetrieval" in (config.get("architectures") or ()):
         kind = "blip-2-retrieval"
+    if kind == "internvl_chat":  # the same files but for the language model's names
+        kind = f"internvl_chat_{(config.get('llm_config') or {}).get('model_type', 'llama')}"
     found = next((layout for layout in every if kind in layout.model_types), None)
     if found is None:
         raise ConfigError("model_type_unknown", f"config.json has model_type {kind!r}; known: {known}")
