@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from chiasm.core.batch import Batch
-from chiasm.core.protocols import HiddenStates
 from chiasm.objectives.config import ObjectiveConfig
 
 IGNORED = -100
@@ -68,7 +67,7 @@ class NextToken(ObjectiveConfig):
 
 
 class NextTokenObjective(nn.Module):
-    """`batch.labels` says what is learned; a module with `HiddenStates` gives scores there alone, others everywhere."""
+    """`batch.labels` says what is learned; only those positions become logits where the module gives hidden states."""
 
     def __init__(self, config: NextToken) -> None:
         super().__init__()
@@ -78,8 +77,8 @@ class NextTokenObjective(nn.Module):
         """The mean loss of the batch's supervised tokens."""
         assert batch.labels is not None
         learned = batch.labels[:, 1:] != IGNORED
-        if isinstance(module, HiddenStates):
-            logits = module.logits(module.hidden(batch)[:, :-1][learned])
+        if hasattr(module, "hidden") and hasattr(module.language, "logits"):
+            logits = module.language.logits(module.hidden(batch)[:, :-1][learned])
         else:
             logits = module(batch)[:, :-1][learned]
         logits = logits.float()  # (n, V)
@@ -87,7 +86,7 @@ class NextTokenObjective(nn.Module):
         if not self.config.z_loss:
             return {"loss": loss}
         z = logits.logsumexp(-1).square().mean()
-        return {"loss": loss + self.config.z_loss * z, "token_loss": loss.detach(), "z": z.detach()}
+        return {"loss": loss + self.config.z_loss * z, "token_loss": loss, "z": z}
 
     def weight(self, batch: Batch) -> float:
         """How many tokens the batch's mean is over: what several parts of one step are weighed by."""

@@ -134,6 +134,8 @@ def fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None when every file is there and is what the manifest says."""
     try:
         files = json.loads((checkpoint / "manifest.json").read_text("utf-8"))["files"]
+        if "state.json" not in files:
+            return "the manifest lists no state.json"
         for name, wanted in files.items():
             found = _digest(checkpoint / name)
             if found != wanted:
