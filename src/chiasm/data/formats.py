@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from chiasm.core.errors import DataError
 from chiasm.data.pictures import PictureFinder
 from chiasm.data.rows import Content, Rows
+from chiasm.data.strict_json import parse_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,3 +115,19 @@ def shape_of(record: Mapping[str, Any], where: str, columns: Mapping[str, str] |
         names = " and as ".join(shape.name for shape in fitting)
         raise DataError("format_ambiguous", f"{where} can be read as {names}; its columns are {seen}")
     return fitting[0]
+
+
+def annotations_of(record: Mapping[str, Any], own: Collection[str]) -> dict[str, Any]:
+    """What a record says beside what its form reads: nulls left out, an object called `annotations` unfolded.
+
+    Args:
+        record: the record.
+        own: names that the form reads.
+    """
+    found = {name: value for name, value in record.items() if name not in own and value is not None}
+    nested = found.pop("annotations", None)
+    if isinstance(nested, str) and nested.lstrip().startswith("{"):
+        nested = parse_json(nested, "the row's annotations")
+    if isinstance(nested, Mapping):
+        return {**found, **nested}
+    return found if nested is None else {**found, "annotations": nested}

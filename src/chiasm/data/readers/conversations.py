@@ -11,7 +11,7 @@ from typing import Any
 
 from chiasm.core.errors import DataError
 from chiasm.core.messages import Conversation, Message
-from chiasm.data.formats import Reading, Shape
+from chiasm.data.formats import Reading, Shape, annotations_of
 from chiasm.data.rows import Content
 from chiasm.data.slots import Slots
 
@@ -20,7 +20,7 @@ _ROLES = {
     "bing": "assistant", "bard": "assistant", "model": "assistant", "system": "system", "tool": "tool",
     "observation": "tool", "function_response": "tool",
 }  # fmt: skip
-_OWN = ("conversations", "conversation", "image", "images", "video", "videos", "system")
+_OWN = ("conversations", "conversation", "image", "images", "video", "videos", "system", "captions")
 
 
 def listed(value: Any) -> list[Any]:
@@ -67,7 +67,8 @@ def _read(record: Mapping[str, Any], reading: Reading) -> Content:
     slots.check()
     return Content(
         conversation=Conversation(tuple(messages)),
-        annotations={name: value for name, value in record.items() if name not in _OWN and value is not None},
+        captions=tuple(str(each) for each in listed(record.get("captions"))),
+        annotations=annotations_of(record, _OWN),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from chiasm.core.errors import DataError
 from chiasm.core.messages import Conversation, ImagePart, Message, Part, TextPart, VideoPart, parse_conversation
-from chiasm.data.formats import Reading, Shape
+from chiasm.data.formats import Reading, Shape, annotations_of
 from chiasm.data.readers.conversations import listed
 from chiasm.data.rows import Content
 from chiasm.data.slots import Slots
@@ -57,11 +57,7 @@ def _read(record: Mapping[str, Any], reading: Reading) -> Content:
     return Content(
         conversation=Conversation(tuple(messages)),
         captions=tuple(str(each) for each in listed(record.get("captions"))),
-        annotations={
-            name: value
-            for name, value in record.items()
-            if name not in (*_LISTS, "messages", "captions") and value is not None
-        },
+        annotations=annotations_of(record, (*_LISTS, "messages", "captions")),
     )
 
 

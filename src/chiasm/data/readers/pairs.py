@@ -12,7 +12,7 @@ from typing import Any
 
 from chiasm.core.errors import DataError
 from chiasm.core.messages import Conversation, ImagePart, Message, Part, TextPart
-from chiasm.data.formats import Reading, Shape
+from chiasm.data.formats import Reading, Shape, annotations_of
 from chiasm.data.readers.conversations import listed
 from chiasm.data.rows import Content
 from chiasm.data.slots import Slots
@@ -81,7 +81,7 @@ def _read(record: Mapping[str, Any], reading: Reading) -> Content:
     if "image" not in roles:
         raise DataError("column_missing", f"no column names a picture; the columns are {', '.join(map(repr, record))}")
     pictures = [reading.find(each) for each in listed(record[roles["image"]]) or [None]]
-    kept = {name: value for name, value in record.items() if name not in roles.values() and value is not None}
+    kept = annotations_of(record, roles.values())
     if "question" in roles:
         return _question(record, roles, pictures, kept)
     words = [str(each) for each in listed(record.get(roles.get("caption", ""))) if each is not None]

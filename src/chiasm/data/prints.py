@@ -1,0 +1,100 @@
+"""Perceptual prints of pictures, and the rows whose prints are close: near-linear in the number of pictures.
+
+A print is a 16×16 RGB thumbnail and 64 bits of it: the signs of 64 fixed random projections of the thumbnail without
+its mean (Charikar 2002), so one bit flips with probability angle / π and the noise of a new compression, which is small
+beside the picture's own contrast, flips almost none. Flat stretches count little, unlike in gradient hashes.
+
+Candidates share two of five bands of the bits (every pair of bands is a table, so any two prints that differ in at most
+three bits meet in one of the ten), sorted rather than hashed. Within a run of equal keys each print meets the first and
+the four before it: duplicates in any number cost linear time. A pair counts when its thumbnails agree cell by cell.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+from PIL import Image
+
+SIDE = 16
+CELLS = SIDE * SIDE * 3
+_BITS = 64
+_BANDS = ((0, 13), (13, 26), (26, 39), (39, 52), (52, 64))
+_MOST_BITS = 3
+_MEAN_LEVELS, _MOST_LEVELS = 2.5, 24  # 8-bit levels by which thumbnails of one picture differ: on average, at most
+_FLAT = 2.0  # levels of contrast under which the mean colour alone is compared
+_BEFORE = (1, 2, 3, 4)
+_CHUNK = 1 << 16
+
+
+def print_of(picture: Image.Image) -> tuple[np.ndarray, int]:
+    """The print of a picture.
+
+    Args:
+        picture: RGB, decoded.
+
+    Returns:
+        (CELLS,) uint8 thumbnail, and its 64 bits.
+    """
+    small = picture.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+    thumbnail = np.asarray(small, np.uint8).reshape(-1)
+    levels = thumbnail.astype(np.float32)
+    centred = levels - levels.mean()
+    if float(centred.std()) < _FLAT:
+        colour = (levels.reshape(-1, 3).mean(0) // 8).astype(np.uint64)  # blank pictures differ by their colour
+        return thumbnail, int(colour[0] << 20 | colour[1] << 10 | colour[2])
+    signs = _projections() @ centred > 0  # (64,)
+    return thumbnail, int(np.packbits(signs).view(np.uint64)[0])
+
+
+@cache
+def _projections() -> np.ndarray:
+    return np.random.default_rng(20_260).standard_normal((_BITS, CELLS)).astype(np.float32)
+
+
+def near_pairs(bits: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
+    """Pairs of prints that look the same.
+
+    Args:
+        bits: (P,) uint64.
+        thumbnails: (P, CELLS) uint8.
+
+    Returns:
+        (pairs, 2) int64, the earlier print first, sorted, each pair once. Of many prints that all look the same not
+        every pair is given, but each print is joined to the first of them or to one that is.
+    """
+    found = [_agreeing(bits, thumbnails, pairs) for pairs in _candidates(bits)]
+    pairs = np.concatenate(found) if found else np.empty((0, 2), np.int64)
+    return np.unique(pairs, axis=0).reshape(-1, 2)
+
+
+def _candidates(bits: np.ndarray) -> list[np.ndarray]:
+    tables = []
+    for bands in combinations(_BANDS, 2):
+        mask = sum(((1 << stop) - (1 << start)) for start, stop in bands)
+        key = bits & np.uint64(mask)
+        order = np.argsort(key, kind="stable")  # rows of one key stay in their order
+        sorted_key = key[order]
+        new = np.ones(len(key), bool)
+        new[1:] = sorted_key[1:] != sorted_key[:-1]
+        head = np.maximum.accumulate(np.where(new, np.arange(len(key)), 0))
+        here = np.flatnonzero(~new)
+        pairs = [np.stack([order[head[here]], order[here]], 1)]
+        for back in _BEFORE:
+            reached = here[here - back > head[here]]
+            pairs.append(np.stack([order[reached - back], order[reached]], 1))
+        tables.append(np.concatenate(pairs))
+    return tables
+
+
+def _agreeing(bits: np.ndarray, thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    close = np.bitwise_count(bits[pairs[:, 0]] ^ bits[pairs[:, 1]]) <= _MOST_BITS
+    pairs = np.unique(pairs[close], axis=0)
+    kept = []
+    for start in range(0, len(pairs), _CHUNK):
+        part = pairs[start : start + _CHUNK]
+        apart = np.abs(thumbnails[part[:, 0]].astype(np.int16) - thumbnails[part[:, 1]].astype(np.int16))
+        same = (apart.mean(1) <= _MEAN_LEVELS) & (apart.max(1) <= _MOST_LEVELS)
+        kept.append(part[same])
+    return np.concatenate(kept) if kept else np.empty((0, 2), np.int64)
