@@ -26,6 +26,7 @@ class BlockConfig:
         norm_eps: ε of both norms.
         rms_norm: RMSNorm instead of LayerNorm.
         norm_bias: whether a LayerNorm has a bias.
+        layer_scale: start of a learned factor on each sublayer's output (Touvron et al. 2021, CaiT, §2); None = none.
     """
 
     attention: AttentionConfig
@@ -33,6 +34,7 @@ class BlockConfig:
     norm_eps: float
     rms_norm: bool = False
     norm_bias: bool = True
+    layer_scale: float | None = None
 
     def norm(self) -> nn.Module:
         """A norm as this block's own."""
@@ -53,6 +55,10 @@ class Block(nn.Module):
         self.attn = config.attention.build()
         self.norm2 = config.norm()
         self.mlp = config.mlp.build()
+        self.scale1 = self.scale2 = None
+        if config.layer_scale is not None:
+            width, start = config.attention.hidden_dim, config.layer_scale
+            self.scale1, self.scale2 = (nn.Parameter(torch.full((width,), start)) for _ in range(2))
 
     def forward(
         self,
@@ -76,10 +82,46 @@ class Block(nn.Module):
         """
         normed = self.norm1(x)
         if keep is None:
-            x = x + self.attn(normed, mask=mask, rotary=rotary, cache=cache, layer=layer)
+            attended = self.attn(normed, mask=mask, rotary=rotary, cache=cache, layer=layer)
         else:
-            x = x[:, keep] + self.attn(normed[:, keep], normed, mask=mask)
-        return x + self.mlp(self.norm2(x))
+            x, attended = x[:, keep], self.attn(normed[:, keep], normed, mask=mask)
+        if self.scale1 is None or self.scale2 is None:
+            x = x + attended
+            return x + self.mlp(self.norm2(x))
+        x = x + self.scale1 * attended
+        return x + self.scale2 * self.mlp(self.norm2(x))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SublayerNormBlockConfig(BlockConfig):
+    """A layer that normalises what its sublayers give, not what they take."""
+
+    def build(self) -> SublayerNormBlock:  # type: ignore[override]
+        return SublayerNormBlock(self)
+
+
+class SublayerNormBlock(nn.Module):
+    """x + norm(f(x)): EVA2-CLIP-E's layers, OLMo 2's (OLMo 2 2025, §3.2)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.attn = config.attention.build()
+        self.norm1 = config.norm()
+        self.mlp = config.mlp.build()
+        self.norm2 = config.norm()
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        mask: AttentionMask = EVERYTHING,
+        rotary: Rotary | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> torch.Tensor:
+        """One layer; arguments as for `Block.forward`, (B, T, D) → (B, T, D)."""
+        x = x + self.norm1(self.attn(x, mask=mask, rotary=rotary, cache=cache, layer=layer))
+        return x + self.norm2(self.mlp(x))
 
 
 class ParallelBlock(nn.Module):

@@ -88,7 +88,8 @@ class PromptRenderer:
         template: jinja2 source; None joins the texts of a conversation as they are.
         image_token: the control token that stands for a picture; None for a model without pictures.
         video_token: the control token that stands for a video; None for a model without videos.
-        wrap: control tokens written before and after every picture's slot.
+        wrap: control tokens written before and after every picture's slot; where they are one and the same, adjacent
+            pictures have one between them.
         pictures_first: pictures that begin the prompt stand before the tokens that the tokenizer puts before a text,
             and the text after them is encoded as one that begins.
 
@@ -168,10 +169,13 @@ class PromptRenderer:
                     learned.append(any(start < end and stop > begin for begin, end in part.ranges))
             elif part.token in self._slots:
                 count = num_tokens[len(spans)]
+                before_slot, after_slot = self.wrap or ("", "")
                 opening, closing = ([self._id(token)] for token in self.wrap) if self.wrap else ([], [])
+                if opening and opening == closing == ids[-1:]:
+                    opening = []  # neighbours share the token between them
                 ids += opening
                 spans.append((len(ids), len(ids) + count))
-                shown.append(slot_name(count))
+                shown.append(f"{before_slot}{slot_name(count)}{after_slot}")
                 ids += [self._id(part.token)] * count + closing
                 learned += [False] * (count + len(opening) + len(closing))
             else:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from chiasm.nn.attention import AttentionConfig
-from chiasm.nn.blocks import Block, BlockConfig
+from chiasm.nn.attention import AttentionConfig, QKNormConfig
+from chiasm.nn.blocks import BlockConfig, SublayerNormBlockConfig
 from chiasm.nn.mlp import MLPConfig
 
 
@@ -30,6 +30,12 @@ class ViTConfig:
         norm_pre: a norm before the first block (CLIP).
         patch_bias: whether the patch projection has a bias.
         attention_pool: pool by a learned probe (SigLIP).
+        norm_post: a norm after the last block; InternViT and CogVLM's tower have none.
+        rms_norm: RMSNorm instead of LayerNorm in the blocks (InternViT-6B).
+        qkv_bias: whether queries, keys and values have biases.
+        qk_norm: norms of queries and keys (InternViT-6B); None = none.
+        layer_scale: start of a learned factor on each sublayer's output (InternViT); None = none.
+        sublayer_norm: blocks normalise their sublayers' output, not their input (EVA2-CLIP-E).
     """
 
     image_size: int
@@ -44,6 +50,12 @@ class ViTConfig:
     norm_pre: bool
     patch_bias: bool
     attention_pool: bool
+    norm_post: bool = True
+    rms_norm: bool = False
+    qkv_bias: bool = True
+    qk_norm: QKNormConfig | None = None
+    layer_scale: float | None = None
+    sublayer_norm: bool = False
 
     @property
     def grid(self) -> int:
@@ -56,13 +68,22 @@ class ViTConfig:
         return self.hidden_dim
 
     def attention(self) -> AttentionConfig:
-        return AttentionConfig(hidden_dim=self.hidden_dim, num_heads=self.num_heads)
+        return AttentionConfig(
+            hidden_dim=self.hidden_dim, num_heads=self.num_heads, qkv_bias=self.qkv_bias, qk_norm=self.qk_norm
+        )
 
     def mlp(self) -> MLPConfig:
         return MLPConfig(input_dim=self.hidden_dim, hidden_dim=self.mlp_dim, act=self.act)
 
     def block(self) -> BlockConfig:
-        return BlockConfig(attention=self.attention(), mlp=self.mlp(), norm_eps=self.norm_eps)
+        kind = SublayerNormBlockConfig if self.sublayer_norm else BlockConfig
+        return kind(
+            attention=self.attention(),
+            mlp=self.mlp(),
+            norm_eps=self.norm_eps,
+            rms_norm=self.rms_norm,
+            layer_scale=self.layer_scale,
+        )
 
     def build(self) -> ViT:
         return ViT(self)
@@ -95,8 +116,8 @@ class ViT(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(width)) if config.class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(config.grid**2 + config.class_token, width))
         self.norm_pre = nn.LayerNorm(width, eps=config.norm_eps) if config.norm_pre else nn.Identity()
-        self.blocks = nn.ModuleList(Block(config.block()) for _ in range(config.num_layers))
-        self.norm_post = nn.LayerNorm(width, eps=config.norm_eps)
+        self.blocks = nn.ModuleList(config.block().build() for _ in range(config.num_layers))
+        self.norm_post = nn.LayerNorm(width, eps=config.norm_eps) if config.norm_post else nn.Identity()
         self.pool = ProbePool(config) if config.attention_pool else None
 
     def init_weights(self) -> None:

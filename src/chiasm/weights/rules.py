@@ -170,6 +170,42 @@ class SplitTranspose(Split):
 
 
 @dataclass(frozen=True, slots=True)
+class Interleaved(Rule):
+    """Their fused queries, keys and values stand group by group: a group's queries, then its key and its value.
+
+    `groups` is the number of key heads, `queries` how many query heads each serves.
+    """
+
+    theirs: str
+    ours: tuple[str, str, str]
+    groups: int
+    queries: int
+
+    def patterns(self, side: Side) -> tuple[str, ...]:
+        """The patterns on one side."""
+        return (self.theirs,) if side == "theirs" else self.ours
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Take the groups apart."""
+        fused, heads = tensors[0], self.groups * (self.queries + 2)
+        if fused.shape[0] % heads:
+            raise CheckpointError("tensor_shape", f"{self.theirs} has {fused.shape[0]} rows, no multiple of {heads}")
+        grouped = fused.view(self.groups, self.queries + 2, -1, *fused.shape[1:])
+        return [part.flatten(0, 2) for part in grouped.split((self.queries, 1, 1), 1)]
+
+    def backward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Put the groups together."""
+        counts = (self.queries, 1, 1)
+        parts = [t.view(self.groups, n, -1, *t.shape[1:]) for t, n in zip(tensors, counts, strict=True)]
+        return [torch.cat(parts, 1).flatten(0, 2)]
+
+    def prefixed(self, theirs: str, ours: str) -> Rule:
+        """The same rule inside a larger model."""
+        q, k, v = (ours + name for name in self.ours)
+        return replace(self, theirs=theirs + self.theirs, ours=(q, k, v))
+
+
+@dataclass(frozen=True, slots=True)
 class Drop(Rule):
     """A tensor that older files hold and we don't need (a buffer, an unused head): not loaded, not written."""
 
