@@ -41,6 +41,14 @@ class Deb:
     prefix: str
     suffixes: tuple[str, ...]
 
+    def folder(self) -> Path | None:
+        """Where its files lie already, in the system or in the cache; None when they don't."""
+        installed = Path("/") / self.prefix
+        if installed.is_dir() and any(installed.iterdir()):
+            return installed
+        kept = cache_folder() / "packs" / f"{self.package}-{self.sha256[:12]}"
+        return kept if kept.is_dir() else None
+
 
 def cache_folder() -> Path:
     """Where fetched data lives: ``$CHIASM_CACHE``, or ``~/.cache/chiasm``."""
@@ -59,12 +67,9 @@ def deb_files(deb: Deb) -> Path:
     Raises:
         SourceError: the package can't be fetched, or its bytes are not the pinned ones.
     """
-    installed = Path("/") / deb.prefix
-    if installed.is_dir() and any(installed.iterdir()):
-        return installed
+    if (here := deb.folder()) is not None:
+        return here
     target = cache_folder() / "packs" / f"{deb.package}-{deb.sha256[:12]}"
-    if target.is_dir():
-        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
         archive = _download(deb, Path(scratch))

@@ -137,6 +137,13 @@ class Director:
                 if noun not in found and self._may_join(noun, found):
                     found.append(noun)
 
+    def another(self, beside: Sequence[Noun]) -> Noun:
+        """A name that may stand beside some others; in `test`, any other name."""
+        while True:
+            noun = self.rng.choice(self.pool)
+            if noun not in beside and (self.split in ("test", "unseen") or self._may_join(noun, beside)):
+                return noun
+
     def _may_join(self, noun: Noun, found: Sequence[Noun]) -> bool:
         if self.split == "unseen":
             return True

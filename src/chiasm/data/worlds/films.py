@@ -91,14 +91,14 @@ def film(director: Director, count: int, seconds: float = 0.0) -> SceneFilm:
     """
     rng, side = director.rng, director.world.size
     duration = seconds or director.world.seconds or float(rng.randint(8, 16))
-    names, colours = director.coloured_names(min(count, 6))
+    names, colours = director.coloured_names(min(count, 4))
     slot = duration / count
-    parts = []
+    parts: list[Part] = []
     for number in range(count):
-        noun = names[number % len(names)]
         if number < len(names):
-            colour: str | None = colours[number] if director.coin() else None
+            noun, colour = names[number], colours[number] if director.coin() else None
         else:
+            noun = director.another([part.actor.noun for part in parts[-2:]])
             colour = rng.choice([colour for colour in COLOURS if director.fits(noun, colour)])
         start = _frame(number * slot + rng.uniform(0.0, 0.3) * slot)
         stop = min(_frame(start + max(0.75, rng.uniform(0.5, 1.1) * slot)), _frame(duration - 1 / FPS))

@@ -148,12 +148,21 @@ class Stage:
         """How many actors carry each name."""
         return Counter(actor.name for actor in self.actors)
 
-    def words(self) -> str:
-        """The picture in plain words, for texts that stand in for it: every element with its place."""
+    def words(self, *, sizes: bool = False) -> str:
+        """The picture in plain words, for texts that stand in for it.
+
+        Args:
+            sizes: say which things are big or small.
+
+        Returns:
+            Every element with its place.
+        """
         parts = []
         for element in self.elements:
             if isinstance(element, Actor):
-                what = with_article(element.phrase, element.noun)
+                share = element.edge / min(self.size)
+                size = "big " if share >= 0.4 else "small " if share <= 0.28 else ""
+                what = with_article((size if sizes else "") + element.phrase, element.noun)
             else:
                 what = "a closed box" if isinstance(element, Cover) else f'the text "{element.text}"'
             parts.append(f"{what} {at(self.cell(element))}")

@@ -1,0 +1,1 @@
+"""Text to learn English from, and tokens ready for a language model."""

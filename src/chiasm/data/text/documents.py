@@ -1,0 +1,149 @@
+"""Short documents for a small language model: definitions, sentences, captions, and scenes told in words.
+
+A scene's question is trained with the picture's plain words standing where the visual tokens will: the model learns to
+read an answer off what stands before the question, which is what it will do with pictures. Only the training split is
+told, so held-out wordings, pairs and words stay unknown to it, and no answer is told without the picture's words.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from chiasm.core.messages import ImagePart, TextPart, VideoPart
+from chiasm.core.samples import Sample
+from chiasm.data.packs import load_pack
+from chiasm.data.text.wordnet import Entry, entries
+from chiasm.data.worlds.director import World, invented
+from chiasm.data.worlds.phrases import EVERY
+from chiasm.data.worlds.stage import Stage
+from chiasm.data.worlds.tasks.reading import Chart
+from chiasm.data.worlds.world import Scenes
+
+# How often each task is told, beside the others.
+TOLD = {
+    "naming": 3, "position": 3, "counting": 4, "attribute": 4, "comparison": 4, "yes_no": 4, "negation": 4,
+    "describe": 2, "captions": 3, "dialogue": 5, "text": 1, "charts": 2, "small": 1, "pairs": 2, "odd_one_out": 1,
+    "entailment": 3, "few_shot": 4, "video": 2, "temporal": 1, "boxes": 1, "referring": 1, "points": 1,
+}  # fmt: skip
+_WHAT = ("What is {a}?", "What does {w} mean?", "Define {w}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A piece of a document; `role` is None for plain text, and `shown` stands where visual tokens will."""
+
+    role: str | None
+    text: str
+    shown: str = ""
+
+
+Document = tuple[Speech, ...]
+
+
+def documents(seed: int, definitions: int, scenes: int) -> list[Document]:
+    """All documents, in a fixed random order.
+
+    Args:
+        seed: of the order and of the scenes.
+        definitions: synsets at most.
+        scenes: samples of the generated world.
+
+    Raises:
+        SourceError: a package that can't be fetched.
+    """
+    rng = random.Random(f"documents {seed}")
+    found = [*_defined(rng, definitions), *_captioned(), *_told(seed, scenes)]
+    rng.shuffle(found)
+    return found
+
+
+def _defined(rng: random.Random, count: int) -> Iterator[Document]:
+    plain = [entry for entry in entries() if _plain(entry)]
+    for entry in rng.sample(plain, min(count, len(plain))):
+        word, rest = entry.words[0], ""
+        if len(entry.words) > 1:
+            rest = f" Also: {', '.join(entry.words[1:4])}."
+        if rng.random() < 0.35:
+            article = f"an {word}" if word[0] in "aeiou" else f"a {word}"
+            question = rng.choice(_WHAT).format(w=word, a=article if entry.part == "noun" else f'"{word}"')
+            yield Speech("user", question), Speech("assistant", _sentence(entry.definition))
+        else:
+            yield (Speech(None, f"{word} ({entry.part}): {entry.definition}.{rest}"),)
+        for example in entry.examples[:2]:
+            yield (Speech(None, _sentence(example)),)
+
+
+def _plain(entry: Entry) -> bool:
+    """Everyday English: no proper names, no taxonomy."""
+    word, text = entry.words[0], entry.definition
+    return word.islower() and word.isascii() and text.isascii() and "genus" not in text and "family" not in text
+
+
+def _captioned() -> Iterator[Document]:
+    for pack in ("stamps", "openmoji"):
+        for picture in load_pack(pack):
+            if picture.split == "train":
+                yield (Speech(None, f"A picture of {picture.label}."),)
+                if picture.keywords:
+                    yield (Speech(None, f"{picture.label}: {', '.join(picture.keywords)}."),)
+
+
+def _told(seed: int, count: int) -> Iterator[Document]:
+    world, total = World(seed=7_000_000 + seed), sum(TOLD.values())
+    for task, share in TOLD.items():
+        few_shots = [World(seed=world.seed, shots=shots) for shots in (1, 2)] if task == "few_shot" else [world]
+        for number, own in enumerate(few_shots):
+            rows = Scenes("train", [task], max(1, round(count * share / total / len(few_shots))), own)
+            for sample in rows:
+                yield told(sample, random.Random(f"told {seed} {number} {sample.key}"))
+
+
+def told(sample: Sample, rng: random.Random) -> Document:
+    """A sample with its pictures and films in words.
+
+    Args:
+        sample: of the generated world.
+        rng: chooses among ways to say it.
+
+    Returns:
+        Its turns.
+    """
+    speeches = []
+    boxed = sample.annotations["task"] in ("boxes", "referring", "points")
+    sized = sample.annotations["kind"] in ("size", "larger") or rng.random() < 0.1
+    for message in sample.conversation.messages:
+        shown = []
+        for part in message.parts:
+            if isinstance(part, ImagePart):
+                shown.append(_boxes(part.source) if boxed else _words(part.source, sized))
+            elif isinstance(part, VideoPart):
+                shown.append(part.source.words())
+        said = "".join(part.text for part in message.parts if isinstance(part, TextPart))
+        if len(shown) > 1:
+            shown = [f"picture {number}: {words}" for number, words in enumerate(shown, 1)]
+        elif shown and not boxed and rng.random() < 0.3:
+            shown = [f"a picture of {shown[0]}"]
+        speeches.append(Speech(message.role, said, ". ".join(shown) + ". " if shown else ""))
+    return tuple(speeches)
+
+
+def _words(picture: Stage | Chart, sized: bool) -> str:
+    return picture.words(sizes=sized) if isinstance(picture, Stage) else picture.words()
+
+
+def _boxes(stage: Stage) -> str:
+    return ", ".join(f"{actor.phrase} {list(stage.box(actor))}" for actor in stage.actors)
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return (text[:1].upper() + text[1:]).rstrip(".") + "."
+
+
+def spellings() -> Iterator[str]:
+    """Words that only tests use: a tokenizer must be able to spell them well, though no text was trained on them."""
+    yield from invented(True)
+    for phrases in EVERY.values():
+        yield from phrases.held_out

@@ -1,0 +1,99 @@
+"""Documents as tokens: a byte-level BPE made from them, and one long line of ids cut into rows.
+
+The ids of a told scene are those that the prompt renderer gives: the template's words and the user's are encoded
+together, and apart from what stands where visual tokens will.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from chiasm.data.text.documents import Document
+from chiasm.processing.tokenizer import Tokenizer
+
+END, START, STOP, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
+ANSWER_WEIGHT = 4  # an answer's token counts as much as so many others: it is what the model is for
+
+
+def learn_tokenizer(documents: Iterable[Document], size: int, more: Iterable[str] = ()) -> Tokenizer:
+    """Make a byte-level BPE, every digit a token.
+
+    Args:
+        documents: what it is made from.
+        size: of the vocabulary, control tokens included.
+        more: further texts to spell.
+
+    Returns:
+        A tokenizer whose first four ids are the control tokens.
+    """
+    backend = Backend(models.BPE())
+    steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END, START, STOP, IMAGE],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (f"{speech.shown}\n{speech.text}" for document in documents for speech in document)
+    backend.train_from_iterator([*texts, *more], trainer)
+    return wrapped(backend)
+
+
+def wrapped(backend: Backend) -> Tokenizer:
+    """The backend with its named tokens: a turn's end ends a reply."""
+    return Tokenizer(backend, named={"eos_token": STOP, "pad_token": END})
+
+
+def encode(document: Document, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """One document as ids with their weights: answers weigh `ANSWER_WEIGHT`, the rest 1.
+
+    Args:
+        document: what to encode.
+        tokenizer: knows the control tokens.
+
+    Returns:
+        (T,) ids and (T,) weights, ended by the end-of-text token.
+    """
+    ids: list[int] = []
+    weights: list[int] = []
+
+    def add(new: Sequence[int], weight: int = 1) -> None:
+        ids.extend(new)
+        weights.extend([weight] * len(new))
+
+    start, stop, end = (tokenizer.token_to_id(token) for token in (START, STOP, END))
+    assert start is not None and stop is not None and end is not None
+    for speech in document:
+        if speech.role is None:
+            add(tokenizer.encode(speech.text))
+            continue
+        add([start])
+        if speech.role == "assistant":
+            add(tokenizer.encode("assistant\n"))
+            add([*tokenizer.encode(speech.text), stop], ANSWER_WEIGHT)
+        elif speech.shown:
+            add(tokenizer.encode(f"{speech.role}\n"))
+            add(tokenizer.encode(speech.shown))
+            add([*tokenizer.encode(speech.text), stop])
+        else:
+            add([*tokenizer.encode(f"{speech.role}\n{speech.text}"), stop])
+        add(tokenizer.encode("\n"))
+    add([end])
+    return ids, weights
+
+
+def line_up(documents: Iterable[Document], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """All documents one after the other: (n,) ids (uint16) and (n,) weights (uint8)."""
+    ids: list[int] = []
+    weights: list[int] = []
+    for document in documents:
+        more, weighed = encode(document, tokenizer)
+        ids += more
+        weights += weighed
+    return np.array(ids, np.uint16), np.array(weights, np.uint8)
