@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 VERBS = (
     "ask", "caption", "classify", "embed", "match", "inspect", "verify", "models", "new", "convert", "doctor", "demo",
-    "train",
+    "train", "eval", "data",
 )  # fmt: skip
 
 
