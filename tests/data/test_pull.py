@@ -91,7 +91,7 @@ def test_openmoji_comes_with_its_wheel_and_another_version_is_refused(monkeypatc
 def test_wordnet_lines(tmp_path: Path) -> None:
     lines = [
         "  1 This software and database is being provided to you",
-        '00001740 03 n 02 hot_dog 0 red_hot 0 001 ~ 00001930 n 0000 | a sausage; in a bun; "a hot dog, please"; "two!" ',
+        '00001740 03 n 02 hot_dog 0 red_hot 0 001 ~ 00001930 n 0000 | a sausage; in a bun; "a hot dog, please"; "two!"',
     ]
     (tmp_path / "data.noun").write_text("\n".join(lines) + "\n")
     (tmp_path / "data.adj").write_text('00002 00 a 01 able(p) 0 000 | having the means; "able to swim"\n')

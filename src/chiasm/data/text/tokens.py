@@ -16,7 +16,7 @@ from chiasm.data.text.documents import Document
 from chiasm.processing.tokenizer import Tokenizer
 
 END, START, STOP, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
-ANSWER_WEIGHT = 4  # an answer's token counts as much as so many others: it is what the model is for
+ANSWER_WEIGHT = 8  # a token of an answer about a picture counts as much as so many others: it is what the model is for
 
 
 def learn_tokenizer(documents: Iterable[Document], size: int, more: Iterable[str] = ()) -> Tokenizer:
@@ -51,7 +51,7 @@ def wrapped(backend: Backend) -> Tokenizer:
 
 
 def encode(document: Document, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """One document as ids with their weights: answers weigh `ANSWER_WEIGHT`, the rest 1.
+    """One document as ids with their weights: answers about pictures weigh `ANSWER_WEIGHT`, the rest 1.
 
     Args:
         document: what to encode.
@@ -69,6 +69,7 @@ def encode(document: Document, tokenizer: Tokenizer) -> tuple[list[int], list[in
 
     start, stop, end = (tokenizer.token_to_id(token) for token in (START, STOP, END))
     assert start is not None and stop is not None and end is not None
+    seeing = any(speech.shown for speech in document)
     for speech in document:
         if speech.role is None:
             add(tokenizer.encode(speech.text))
@@ -76,7 +77,7 @@ def encode(document: Document, tokenizer: Tokenizer) -> tuple[list[int], list[in
         add([start])
         if speech.role == "assistant":
             add(tokenizer.encode("assistant\n"))
-            add([*tokenizer.encode(speech.text), stop], ANSWER_WEIGHT)
+            add([*tokenizer.encode(speech.text), stop], ANSWER_WEIGHT if seeing else 1)
         elif speech.shown:
             add(tokenizer.encode(f"{speech.role}\n"))
             add(tokenizer.encode(speech.shown))
