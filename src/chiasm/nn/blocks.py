@@ -13,7 +13,9 @@ from torch import nn
 from chiasm.nn.attention import AttentionConfig, Rotary
 from chiasm.nn.cache import Cache
 from chiasm.nn.masks import EVERYTHING, AttentionMask
+from chiasm.nn.mla import LatentAttentionConfig
 from chiasm.nn.mlp import GatedMLPConfig, MLPConfig
+from chiasm.nn.moe import MoEConfig
 from chiasm.nn.norms import RMSNorm
 
 
@@ -29,8 +31,8 @@ class BlockConfig:
         layer_scale: start of a learned factor on each sublayer's output (Touvron et al. 2021, CaiT, §2); None = none.
     """
 
-    attention: AttentionConfig
-    mlp: MLPConfig | GatedMLPConfig
+    attention: AttentionConfig | LatentAttentionConfig
+    mlp: MLPConfig | GatedMLPConfig | MoEConfig
     norm_eps: float
     rms_norm: bool = False
     norm_bias: bool = True

@@ -206,6 +206,61 @@ class Interleaved(Rule):
 
 
 @dataclass(frozen=True, slots=True)
+class PairedRotary(Rule):
+    """Their fused queries, keys and values, whose rotary features stand in pairs; ours stand half and half."""
+
+    theirs: str
+    ours: tuple[str, str, str]
+    heads: int
+
+    def patterns(self, side: Side) -> tuple[str, ...]:
+        """The patterns on one side."""
+        return (self.theirs,) if side == "theirs" else self.ours
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Cut, and bring the first of all pairs together, then the second."""
+        q, k, v = tensors[0].chunk(3)
+        return [*(t.view(self.heads, -1, 2, *t.shape[1:]).transpose(1, 2).reshape(t.shape) for t in (q, k)), v]
+
+    def backward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Pair up, and join."""
+        q, k, v = tensors
+        paired = [t.view(self.heads, 2, -1, *t.shape[1:]).transpose(1, 2).reshape(t.shape) for t in (q, k)]
+        return [torch.cat((*paired, v))]
+
+    def prefixed(self, theirs: str, ours: str) -> Rule:
+        """The same rule inside a larger model."""
+        q, k, v = (ours + name for name in self.ours)
+        return replace(self, theirs=theirs + self.theirs, ours=(q, k, v))
+
+
+@dataclass(frozen=True, slots=True)
+class Stack(Rule):
+    """Their tensors, one a slice of ours; with `parts` over 1, so many of them in a row make one slice."""
+
+    theirs: tuple[str, ...]
+    ours: str
+    parts: int = 1
+
+    def patterns(self, side: Side) -> tuple[str, ...]:
+        """The patterns on one side."""
+        return self.theirs if side == "theirs" else (self.ours,)
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Stack."""
+        slices = [torch.cat(list(tensors[at : at + self.parts])) for at in range(0, len(tensors), self.parts)]
+        return [torch.stack(slices)]
+
+    def backward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Take apart."""
+        return [part for piece in tensors[0].unbind() for part in piece.chunk(self.parts)]
+
+    def prefixed(self, theirs: str, ours: str) -> Rule:
+        """The same rule inside a larger model."""
+        return replace(self, theirs=tuple(theirs + name for name in self.theirs), ours=ours + self.ours)
+
+
+@dataclass(frozen=True, slots=True)
 class Drop(Rule):
     """A tensor that older files hold and we don't need (a buffer, an unused head): not loaded, not written."""
 

@@ -19,12 +19,14 @@ NAMES = (
     "llava_next",
     "blip",
     "vilt",
+    "albef",
     "blip2",
     "blip2_retrieval",
     "qwen2_vl",
     "qwen2_5_vl",
     "internvl",
     "internvl_chat",
+    "kimi_vl",
 )
 
 
@@ -86,3 +88,9 @@ def layout_of(config: Any) -> Layout:
             continue
         return layout
     raise refusal
+
+
+def recognised(shapes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The config of an authors' checkpoint that came without one, from its tensors' shapes; None = unknown."""
+    configs = (layout.recognise(shapes) for layout in layouts() if layout.recognise is not None)
+    return next((config for config in configs if config is not None), None)

@@ -9,9 +9,10 @@ from typing import Any
 from chiasm.core.errors import ConfigError
 from chiasm.language.decoder import DecoderConfig
 from chiasm.language.encoder_decoder import EncoderDecoderConfig
+from chiasm.language.mixture import MixtureDecoderConfig
 from chiasm.nn.additive_positions import LearnedPositionsConfig
 from chiasm.nn.position_bias import AlibiConfig
-from chiasm.weights.layouts import gpt2, llama, mpt, opt, phi3, t5
+from chiasm.weights.layouts import deepseek, gpt2, llama, mpt, opt, phi3, t5
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.rules import Rule
 from chiasm.weights.table import Table
@@ -42,6 +43,7 @@ LANGUAGES = (
     Language(("gpt2",), gpt2.decoder_config, gpt2.decoder_dict, gpt2.decoder_rules),
     Language(("mpt",), mpt.decoder_config, mpt.decoder_dict, mpt.decoder_rules),
     Language(("phi3",), phi3.decoder_config, phi3.decoder_dict, phi3.decoder_rules),
+    Language(("deepseek_v3",), deepseek.decoder_config, deepseek.decoder_dict, deepseek.decoder_rules),
     Language(t5.MODEL_TYPES, t5.encoder_decoder_config, t5.encoder_decoder_dict, t5.rules),
 )
 
@@ -68,6 +70,8 @@ def language_of(config: LanguageConfig) -> Language:
     """The form that one of our configs is written in; what fits the LLaMA family is written as such."""
     if isinstance(config, EncoderDecoderConfig):
         return language("t5")
+    if isinstance(config, MixtureDecoderConfig):
+        return language("deepseek_v3")
     if isinstance(config.positions, AlibiConfig):
         return language("mpt")
     if isinstance(config.positions, LearnedPositionsConfig):
