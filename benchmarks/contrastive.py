@@ -51,7 +51,7 @@ def side(name: str, batch: int, tile: int) -> dict[str, Any]:
     """One loss, one way."""
     generator = torch.Generator().manual_seed(0)
     x, y = (F.normalize(torch.randn(batch, 512, generator=generator), dim=-1).requires_grad_() for _ in range(2))
-    scale, bias = torch.tensor(20.0, requires_grad=True), torch.tensor(-5.0, requires_grad=True)
+    scale, bias = torch.tensor(10.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)
 
     def work() -> torch.Tensor:
         loss = info_nce(x, y, scale, tile=tile) if name == "info_nce" else sigmoid_loss(x, y, scale, bias, tile=tile)

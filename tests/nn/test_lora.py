@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from chiasm.core.errors import CheckpointError, ConfigError
-from chiasm.nn.lora import LoRALinear, add_lora, fold_lora_state, lora_state, merge_lora
+from chiasm.nn.lora import (
+    LoRALinear,
+    add_lora,
+    fold_lora,
+    fold_lora_state,
+    lora_state,
+    merge_lora,
+    unfold_lora,
+)
 
 
 def net():
@@ -40,6 +48,18 @@ def test_merging_and_folding_equal_the_adapted_module():
     merged = merge_lora(model)
     assert not any(isinstance(layer, LoRALinear) for layer in merged.modules())
     torch.testing.assert_close(merged(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_folding_is_undone_to_the_bit():
+    x, model = torch.randn(5, 6), trained().to(torch.bfloat16)
+    before, expected = {n: p.clone() for n, p in model.named_parameters()}, model(x.bfloat16())
+    fold_lora(model)
+    fold_lora(model)
+    torch.testing.assert_close(model(x.bfloat16()), expected, rtol=0.05, atol=0.05)
+    assert not torch.equal(model[0].base.weight, before["0.base.weight"])
+    unfold_lora(model)
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert torch.equal(model(x.bfloat16()), expected)
 
 
 def test_mistakes_are_named():

@@ -1,7 +1,8 @@
 """Low-rank adaptation (Hu et al. 2022, §4.1): W x becomes W x + (α/r) B A x, with W frozen, A random, B zero.
 
 LoRA transforms a built module: `add_lora` replaces chosen linear layers in place, `merge_lora` folds the
-update into W and restores plain layers, `lora_state` and `fold_lora_state` move the update alone.
+update into W and restores plain layers, `fold_lora` folds it for a while and `unfold_lora` takes it out again,
+`lora_state` and `fold_lora_state` move the update alone.
 Departure: A is drawn with deviation 1/√fan-in and no dropout is applied to x.
 """
 
@@ -35,17 +36,37 @@ class LoRALinear(nn.Module):
             torch.randn(rank, base.in_features, device=base.weight.device) * base.in_features**-0.5
         )
         self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, device=base.weight.device))
+        self._plain: torch.Tensor | None = None  # the base's own weight while the update is folded in
+
+    @property
+    def folded(self) -> bool:
+        """Whether the update is in the base's weight for now."""
+        return self._plain is not None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) → (..., out)."""
+        if self.folded:
+            return self.base(x)
         update = F.linear(F.linear(x, self.lora_a.to(x.dtype)), (self.scale * self.lora_b).to(x.dtype))
         return self.base(x) + update
 
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Put the update into the base's weight, computed in float32; no gradient reaches it until `unfold`."""
+        if not self.folded:
+            self._plain = self.base.weight.clone()
+            self.base.weight.copy_((self._plain.float() + self.scale * self.lora_b @ self.lora_a).to(self._plain.dtype))
+
+    @torch.no_grad()
+    def unfold(self) -> None:
+        """Give the base's weight back, bit for bit."""
+        if self._plain is not None:
+            self.base.weight.copy_(self._plain)
+            self._plain = None
+
     def merged(self) -> nn.Linear:
         """The base layer with the update folded in, computed in float32."""
-        with torch.no_grad():
-            update = self.scale * self.lora_b @ self.lora_a
-            self.base.weight.copy_((self.base.weight.float() + update).to(self.base.weight.dtype))
+        self.fold()
         return self.base
 
 
@@ -84,6 +105,20 @@ def merge_lora(module: nn.Module) -> nn.Module:
         if isinstance(layer, LoRALinear):
             _replace(module, name, layer.merged())
     return module
+
+
+def fold_lora(module: nn.Module) -> None:
+    """Fold every update into its layer's weight, to compute without it; `unfold_lora` takes it out again."""
+    for layer in module.modules():
+        if isinstance(layer, LoRALinear):
+            layer.fold()
+
+
+def unfold_lora(module: nn.Module) -> None:
+    """Undo `fold_lora`, bit for bit."""
+    for layer in module.modules():
+        if isinstance(layer, LoRALinear):
+            layer.unfold()
 
 
 def lora_state(module: nn.Module) -> dict[str, torch.Tensor]:

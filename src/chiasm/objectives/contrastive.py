@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-TILE = 1 << 22  # similarities that are held at once, 16 MB; smaller batches take the plain way, which computes less
+TILE = 1 << 20  # similarities that are held at once, 4 MB; smaller batches take the plain way, which computes less
 
 
 def info_nce(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from chiasm.language.decoder import Decoder
 from chiasm.models.assembly import Parts
 from chiasm.models.model import Model
 from chiasm.models.shrinking import shrink
+from chiasm.nn.lora import merge_lora
 from chiasm.nn.storage import column_major
 from chiasm.processing.tokenizer import Tokenizer
+from chiasm.weights.adapters import attach, base_of, is_adapter, read_adapter, write_adapter
 from chiasm.weights.bundled import bundled_folders, load_bundle
 from chiasm.weights.checkpoint import load_state, open_checkpoint, read_config, save_state
 from chiasm.weights.files import read_json, sync, write_json
@@ -49,7 +51,8 @@ def load(
 
     Args:
         source: a bundled name (``nano``, ``nano-dual``), a folder in a published layout, or a hub id. A local path
-            never touches the network.
+            never touches the network. A folder with a low-rank adapter in PEFT's format loads the model that it was
+            made for, the adapter folded in.
         device: ``auto`` (a GPU where there is one), or any torch device.
         dtype: ``auto`` (float32 on a CPU, as stored on a GPU), ``float32``, ``bfloat16`` or ``float16``.
         quantize: not taken yet; only None.
@@ -68,6 +71,12 @@ def load(
         raise ConfigError("quantize_unknown", f"quantize={quantize!r} is not known; only None is")
     place, kind = _device(device), _dtype(dtype, _device(device))
     folder = resolve(source, offline, bundled=bundled_folders())
+    if is_adapter(folder):
+        adapted = load(base_of(folder), device, dtype, offline=offline, allow_nonfinite=allow_nonfinite)
+        attach(adapted.module, read_adapter(folder, _layout_of(adapted.config), adapted.config))
+        merge_lora(adapted.module).requires_grad_(True).eval()
+        adapted.name = str(source)
+        return adapted
     description = read_config(folder)
     layout = _layout_for(description)
     config = layout.config_from(description)
@@ -163,6 +172,21 @@ def parts_of(source: str | os.PathLike[str] | None, family_name: str) -> Parts:
         raise ConfigError("processing_missing", what, hint="--set model.processing=FOLDER, of a published checkpoint")
     folder = resolve(source, bundled=bundled_folders())
     return read_parts(folder, read_config(folder))
+
+
+def save_adapter(model: Model, folder: str | Path, base: str, *, whole: Iterable[str] = ()) -> None:
+    """Write a model's low-rank updates in PEFT's format; `load` and `peft` read them.
+
+    Args:
+        model: with layers of `nn.lora`.
+        folder: made if absent.
+        base: what the model without them is loaded from.
+        whole: names of further tensors of the module that were trained in full.
+
+    Raises:
+        ConfigError: no adapted layer, or PEFT has no name for one.
+    """
+    write_adapter(Path(folder), model.module, _layout_of(model.config), model.config, base=base, whole=whole)
 
 
 def writer_for(config: Any) -> Any:

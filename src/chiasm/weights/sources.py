@@ -17,7 +17,7 @@ from pathlib import Path
 from chiasm.core.errors import SourceError
 
 HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
-HUB_SKIPS = ("*/*", "consolidated*", "*.fp16.*", "adapter_*")
+HUB_SKIPS = ("*/*", "consolidated*", "*.fp16.*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chiasm.weights.rules import Shape
 from chiasm.weights.table import Table
 
 
@@ -21,8 +22,11 @@ class Layout:
         config_from: published config → ours.
         config_to: ours → published config; raises `ConfigError` for a variant that the layout can't hold.
         table: our config → the table of its tensors.
+        recognise: shapes of an authors' checkpoint without a config → the config that describes it, or None.
         stem: name of the weight files, without suffix.
         config_file: name of the config file.
+        modules: (prefix of a tensor in a file, prefix in the reference's own module) where the two differ; adapters
+            name the module's.
     """
 
     name: str
@@ -32,5 +36,7 @@ class Layout:
     config_from: Callable[[Mapping[str, Any]], Any]
     config_to: Callable[[Any], dict[str, Any]]
     table: Callable[[Any], Table]
+    recognise: Callable[[Mapping[str, Shape]], dict[str, Any] | None] | None = None
     stem: str = "model"
     config_file: str = "config.json"
+    modules: tuple[tuple[str, str], ...] = ()

@@ -51,6 +51,14 @@ ALIASES = (
     ("model.image_newline", "image_newline"),
     ("lm_head.", "language_model.lm_head."),
 )
+# The same in a file and in the reference's own module, for adapters.
+MODULES = (
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("image_newline", "model.image_newline"),
+)
 
 
 def common(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,4 +179,5 @@ LAYOUT = Layout(
     config_from=config_from,
     config_to=config_to,
     table=table,
+    modules=MODULES,
 )

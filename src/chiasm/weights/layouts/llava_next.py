@@ -8,7 +8,7 @@ from typing import Any
 from chiasm.core.errors import ConfigError
 from chiasm.models.llava_next import PINPOINTS, LlavaNextConfig
 from chiasm.weights.layouts.layout import Layout
-from chiasm.weights.layouts.llava import common, common_dict, table
+from chiasm.weights.layouts.llava import MODULES, common, common_dict, table
 
 
 def config_from(config: Mapping[str, Any]) -> LlavaNextConfig:
@@ -47,4 +47,5 @@ LAYOUT = Layout(
     config_from=config_from,
     config_to=config_to,
     table=table,
+    modules=MODULES,
 )
