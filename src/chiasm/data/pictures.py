@@ -86,14 +86,17 @@ class PictureFinder:
             raise DataError("picture_outside", f"{value[:80]!r} is no name of a file")
         candidates = [value] if os.path.isabs(value) else [os.path.join(folder, value) for folder in self.folders]
         inside = [path for path in candidates if self._stays_inside(path)]
-        if not inside:
-            where = self.folders[0] if self.folders else "the tar sample"
+        found = next((path for path in inside if os.path.exists(path)), None)
+        if found is None and len(inside) < len(candidates):
+            where = self.folders[0] if self.folders else "its tar sample"
             raise DataError(
                 "picture_outside",
                 f"the picture {value[:200]!r} lies outside {where}",
                 hint="name its folder: --images FOLDER",
             )
-        return next((path for path in inside if os.path.exists(path)), inside[0])
+        if not candidates:
+            raise DataError("picture_missing", f"the tar sample has no picture {value[:200]!r}")
+        return inside[0] if found is None else found
 
     def _stays_inside(self, path: str) -> bool:
         """Whether a path, links followed, lies in one of the folders; folders are resolved once."""
