@@ -36,7 +36,7 @@ ORIGINS: dict[str, Origin] = {
     "stamps": Origin(
         debs=(STAMPS,),
         source="Debian package tuxpaint-stamps-default 2022.06.04-1",
-        licence="GPL-2+ with parts in the public domain; by the Tux Paint developers and many named authors",
+        licence="GPL-2; by Bill Kendrick and the contributors of Tux Paint",
     ),
     "clipart": Origin(
         debs=(CLIPART_PNG, CLIPART_SVG),

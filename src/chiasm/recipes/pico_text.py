@@ -178,7 +178,7 @@ def pico_text() -> Run:
     """Under half an hour on one free core."""
     return Run(
         task=PicoText(),
-        steps=1000,
+        steps=1300,
         batch_size=4,
         checkpoint_every=50,
         schedule=Cosine(warmup=60, final_share=0.02),

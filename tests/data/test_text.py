@@ -1,0 +1,109 @@
+"""Text for the pico language model: documents, tokens as the prompt renderer gives them, nothing that is held out."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chiasm.core.messages import Conversation, Message, TextPart
+from chiasm.data.text import documents as writing
+from chiasm.data.text.documents import TOLD, Document, Speech, spellings, told
+from chiasm.data.text.tokens import ANSWER_WEIGHT, END, IMAGE, START, STOP, encode, learn_tokenizer, line_up
+from chiasm.data.text.wordnet import Entry
+from chiasm.data.worlds.director import World, invented
+from chiasm.data.worlds.phrases import EVERY
+from chiasm.data.worlds.sprites import COLOURS
+from chiasm.data.worlds.world import TASKS, Scenes
+from chiasm.processing.miniature import CHATML_TEMPLATE
+from chiasm.processing.prompt import PromptRenderer
+from chiasm.processing.tokenizer import Tokenizer
+
+DRAWN = [task for task in TASKS if task not in ("boxes", "referring", "points")]  # the others need a pack's shapes
+
+
+def scenes_told(count: int) -> list[Document]:
+    return [told(sample, random.Random(3)) for sample in Scenes("train", DRAWN, count)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return learn_tokenizer(scenes_told(400), 700, spellings())
+
+
+def test_every_task_is_told_and_no_answer_without_the_pictures_words() -> None:
+    assert set(TOLD) == set(TASKS)
+    for document in scenes_told(3 * len(DRAWN)):
+        assert document[0].role == "user" and document[0].shown and document[-1].role == "assistant"
+        assert all(speech.text for speech in document if speech.role == "assistant")
+
+
+def test_answers_can_be_read_off_the_words() -> None:
+    for sample in Scenes("train", ["attribute", "position", "text", "charts", "dialogue"], 300):
+        document = told(sample, random.Random(1))
+        for asked, said in zip(document[::2], document[1::2], strict=True):
+            if sample.annotations["kind"] != "size" and not said.text.isdigit() and said.text not in ("yes", "no"):
+                assert said.text in document[0].shown, (document[0].shown, asked.text, said.text)
+            if sample.annotations["kind"] == "size":
+                assert f"{said.text} " in document[0].shown
+
+
+def test_what_tests_hold_out_is_not_told() -> None:
+    texts = [f"{speech.shown} {speech.text}" for document in scenes_told(1500) for speech in document]
+    whole = "\n".join(texts)
+    for phrases in EVERY.values():
+        for phrase in phrases.held_out:
+            if "{" not in phrase:
+                assert phrase not in whole
+    words = set(whole.replace('"', " ").replace(",", " ").replace(".", " ").replace("?", " ").split())
+    assert not words & set(invented(True)) and words & set(invented(False))
+    assert any(colour in words for colour in COLOURS)
+
+
+def test_ids_are_the_prompt_renderers(tokenizer: Tokenizer) -> None:
+    renderer = PromptRenderer(tokenizer, CHATML_TEMPLATE, IMAGE)
+    turns = (
+        Speech("user", "What is red?"),
+        Speech("assistant", "cat"),
+        Speech("user", "Where is it? 12"),
+        Speech("assistant", "left"),
+    )
+    messages = tuple(Message(turn.role or "", (TextPart(turn.text),)) for turn in turns)
+    prompt = renderer.render(Conversation(messages), [], add_generation_prompt=False, supervise=True)
+    ids, weights = encode(turns, tokenizer)
+    assert ids == [*prompt.ids, tokenizer.token_to_id(END)]
+    assert set(weights) == {1}  # nothing was shown
+    shown = (Speech("user", "What is red?", "a red cat on the left. "), *turns[1:])
+    seen, weights = encode(shown, tokenizer)
+    assert seen[:3] == ids[:3] and [i for i in seen if i not in ids]
+    learned = [i for i, weight in zip(seen, weights, strict=True) if weight == ANSWER_WEIGHT]
+    supervised = [i for i, flag in zip(prompt.ids, prompt.supervised, strict=True) if flag]
+    assert learned == supervised
+
+
+def test_a_tokenizer_and_a_line_are_functions_of_the_documents(tokenizer: Tokenizer) -> None:
+    again = learn_tokenizer(scenes_told(400), 700, spellings())
+    assert again.backend.to_str() == tokenizer.backend.to_str() and len(tokenizer) == 700
+    assert [tokenizer.token_to_id(token) for token in (END, START, STOP, IMAGE)] == [0, 1, 2, 3]
+    assert tokenizer.eos_ids == (2,) and tokenizer.decode(tokenizer.encode("Is ∞ 42?")) == "Is ∞ 42?"
+    assert len(tokenizer.encode("1234")) == 4 and not set(tokenizer.encode(f"{STOP}{IMAGE}")) & {2, 3}
+    documents = scenes_told(20)
+    ids, weights = line_up(documents, tokenizer)
+    assert ids.dtype == np.uint16 and ids.shape == weights.shape and (ids == 0).sum() == 20
+
+
+def test_definitions_become_sentences_and_questions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = [
+        Entry(("cat", "true cat"), "noun", "a small animal", ("the cat sat",)),
+        Entry(("Felis",), "noun", "a genus", ()),
+    ]
+    monkeypatch.setattr(writing, "entries", lambda: found)
+    monkeypatch.setattr(writing, "load_pack", lambda name: [])
+    monkeypatch.setattr(writing, "TOLD", {"naming": 1, "few_shot": 1})
+    made = writing.documents(0, 10, 8)
+    assert made == writing.documents(0, 10, 8) and len(made) == 2 + 4 + 4
+    texts = [" ".join(speech.text for speech in document) for document in made]
+    assert sum("small animal" in text for text in texts) == 1 and "The cat sat." in texts
+    assert not any("Felis" in text for text in texts)
+    assert {len(document) for document in made if document[0].shown} == {2, 6, 10}
+    assert World(shots=1) != World(shots=2)
