@@ -54,14 +54,16 @@ def info_nce(
         assert same is None, "`same` over several processes"
         images, texts = gathered(image_embeds), gathered(text_embeds)
         spread = _log_partition(image_embeds, texts, scale, tile) + _log_partition(text_embeds, images, scale, tile)
-        mean = (image_embeds.sum(0) @ texts.mean(0) + text_embeds.sum(0) @ images.mean(0)) * scale
-        own = 2 * scale * (image_embeds * text_embeds).sum()
-        return (spread - (1 - smoothing) * own - smoothing * mean) / (2 * len(image_embeds))
+        target = (1 - smoothing) * scale * _shared(image_embeds, text_embeds, None)
+        if smoothing:
+            target += smoothing * scale * (image_embeds.sum(0) @ texts.mean(0) + text_embeds.sum(0) @ images.mean(0))
+        return (spread - target) / (2 * len(image_embeds))
     if image_embeds.shape[0] ** 2 > tile:
         spread = _TwoWay.apply(image_embeds, text_embeds, scale, tile)
-        own = scale * _shared(image_embeds, text_embeds, same)
-        mean = 2 * scale * (image_embeds.sum(0) @ text_embeds.mean(0))
-        return (spread - (1 - smoothing) * own - smoothing * mean) / (2 * len(image_embeds))
+        target = (1 - smoothing) * scale * _shared(image_embeds, text_embeds, same)
+        if smoothing:
+            target += smoothing * 2 * scale * (image_embeds.sum(0) @ text_embeds.mean(0))
+        return (spread - target) / (2 * len(image_embeds))
     logits = scale * image_embeds @ text_embeds.T  # (B, B)
     if same is None:
         target = torch.arange(len(logits), device=logits.device)
@@ -124,7 +126,7 @@ def _positive(block: torch.Tensor, same: torch.Tensor | None, first: int) -> tor
 def _shared(images: torch.Tensor, texts: torch.Tensor, same: torch.Tensor | None) -> torch.Tensor:
     """Σ of all pairs' products x_i·y_j, weighed by their share of the row's target and of the column's."""
     if same is None:
-        return 2 * (images * texts).sum()
+        return 2 * torch.dot(images.flatten(), texts.flatten())
     share = same.to(images.dtype)
     return ((share @ texts) * images / share.sum(1, keepdim=True)).sum() + (
         (share.T @ images) * texts / share.T.sum(1, keepdim=True)
