@@ -22,7 +22,7 @@ CELLS = SIDE * SIDE * 3
 _BITS = 64
 _BANDS = ((0, 13), (13, 26), (26, 39), (39, 52), (52, 64))
 _MOST_BITS = 3
-_MEAN_LEVELS, _MOST_LEVELS = 2.5, 24  # 8-bit levels by which thumbnails of one picture differ: on average, at most
+_MEAN_LEVELS, _MOST_LEVELS = 2.0, 12  # 8-bit levels by which thumbnails of one picture differ: on average, at most
 _FLAT = 2.0  # levels of contrast under which the mean colour alone is compared
 _BEFORE = (1, 2, 3, 4)
 _CHUNK = 1 << 16
@@ -37,7 +37,7 @@ def print_of(picture: Image.Image) -> tuple[np.ndarray, int]:
     Returns:
         (CELLS,) uint8 thumbnail, and its 64 bits.
     """
-    small = picture.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+    small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
     thumbnail = np.asarray(small, np.uint8).reshape(-1)
     levels = thumbnail.astype(np.float32)
     centred = levels - levels.mean()
@@ -64,9 +64,13 @@ def near_pairs(bits: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
         (pairs, 2) int64, the earlier print first, sorted, each pair once. Of many prints that all look the same not
         every pair is given, but each print is joined to the first of them or to one that is.
     """
-    found = [_agreeing(bits, thumbnails, pairs) for pairs in _candidates(bits)]
-    pairs = np.concatenate(found) if found else np.empty((0, 2), np.int64)
-    return np.unique(pairs, axis=0).reshape(-1, 2)
+    if len(bits) < 2:
+        return np.empty((0, 2), np.int64)
+    close = [_close(bits, pairs) for pairs in _candidates(bits)]
+    codes = np.unique(np.concatenate(close))  # earlier · P + later: each pair once, sorted
+    pairs = np.stack([codes // len(bits), codes % len(bits)], 1)
+    kept = [_agreeing(thumbnails, pairs[start : start + _CHUNK]) for start in range(0, len(pairs), _CHUNK)]
+    return np.concatenate(kept) if kept else pairs
 
 
 def _candidates(bits: np.ndarray) -> list[np.ndarray]:
@@ -88,13 +92,11 @@ def _candidates(bits: np.ndarray) -> list[np.ndarray]:
     return tables
 
 
-def _agreeing(bits: np.ndarray, thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    close = np.bitwise_count(bits[pairs[:, 0]] ^ bits[pairs[:, 1]]) <= _MOST_BITS
-    pairs = np.unique(pairs[close], axis=0)
-    kept = []
-    for start in range(0, len(pairs), _CHUNK):
-        part = pairs[start : start + _CHUNK]
-        apart = np.abs(thumbnails[part[:, 0]].astype(np.int16) - thumbnails[part[:, 1]].astype(np.int16))
-        same = (apart.mean(1) <= _MEAN_LEVELS) & (apart.max(1) <= _MOST_LEVELS)
-        kept.append(part[same])
-    return np.concatenate(kept) if kept else np.empty((0, 2), np.int64)
+def _close(bits: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    pairs = pairs[np.bitwise_count(bits[pairs[:, 0]] ^ bits[pairs[:, 1]]) <= _MOST_BITS]
+    return pairs[:, 0] * len(bits) + pairs[:, 1]
+
+
+def _agreeing(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    apart = np.abs(thumbnails[pairs[:, 0]].astype(np.int16) - thumbnails[pairs[:, 1]].astype(np.int16))
+    return pairs[(apart.mean(1) <= _MEAN_LEVELS) & (apart.max(1) <= _MOST_LEVELS)]
