@@ -120,14 +120,3 @@ def frequent(items: Sequence[Item]) -> list[str]:
             counts[item.kind][item.references[0]] += 1
     best = {kind: min(found, key=lambda text: (-found[text], text)) for kind, found in counts.items()}
     return [best.get(item.kind, "") for item in items]
-
-
-def mean_place(name: str) -> Any:
-    """A prior for places: the mean of `truth[name]` over all items (one box or span), as a model's output would be."""
-
-    def prior(items: Sequence[Item]) -> list[Any]:
-        found = [item.truth[name] for item in items if item.truth.get(name)]
-        mean = [sum(column) / len(found) for column in zip(*found, strict=True)] if found else None
-        return [mean for _ in items]
-
-    return prior

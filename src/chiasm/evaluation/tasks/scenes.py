@@ -69,7 +69,8 @@ def caption_metrics() -> tuple[Metric, ...]:
     )
 
 
-def _box(item: Item) -> Any:
+def true_box(item: Item) -> Any:
+    """The one true box of an item."""
     return item.truth["boxes"][0]["box"]
 
 
@@ -80,18 +81,20 @@ def _pointing(name: str) -> Metric:
     return Metric(name=name, values=each(value))
 
 
-def _first_box(items: Sequence[Item]) -> list[Any]:
-    boxes = [_box(item) for item in items]
+def mean_box(items: Sequence[Item]) -> list[Any]:
+    """The prior of boxes: the mean true box, for every item."""
+    boxes = [true_box(item) for item in items]
     mean = [sum(column) / len(boxes) for column in zip(*boxes, strict=True)] if boxes else None
     return [mean for _ in items]
 
 
 def _one_point(items: Sequence[Item]) -> list[Any]:
-    boxes = _first_box(items)
+    boxes = mean_box(items)
     return [None if box is None else [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)] for box in boxes]
 
 
-def _spans(items: Sequence[Item]) -> list[Any]:
+def mean_span(items: Sequence[Item]) -> list[Any]:
+    """The prior of moments: the mean true span, for every item."""
     firsts = [item.truth["spans"][0] for item in items]
     mean = [sum(column) / len(firsts) for column in zip(*firsts, strict=True)] if firsts else None
     return [[mean] for _ in items]
@@ -134,10 +137,10 @@ TASKS = (
         load=load(("referring",)),
         parse=boxes_in,
         metrics=(
-            Metric(name="acc@0.5", values=each(lambda item, answer: box_hit(answer, _box(item)))),
-            Metric(name="iou", values=each(lambda item, answer: iou(answer, _box(item)))),
+            Metric(name="acc@0.5", values=each(lambda item, answer: box_hit(answer, true_box(item)))),
+            Metric(name="iou", values=each(lambda item, answer: iou(answer, true_box(item)))),
         ),
-        prior=_first_box,
+        prior=mean_box,
         needs_folder=False,
     ),
     Task(
@@ -163,7 +166,7 @@ TASKS = (
             Metric(name="r@1,iou0.7", values=each(lambda i, a: span_recall(a, i.truth["spans"], 1, 0.7))),
             Metric(name="miou", values=each(lambda i, a: span_overlap(a, i.truth["spans"]))),
         ),
-        prior=_spans,
+        prior=mean_span,
         needs_folder=False,
     ),
 )
