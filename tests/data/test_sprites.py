@@ -59,8 +59,8 @@ def test_the_longer_visible_side_is_as_asked(fake: list[str], edge: int, angle: 
         art = Sprites().cut_out(key, edge, angle=angle, mirrored=True)
         assert max(art.size) == edge and (art.width > art.height) == wide
         alpha = np.asarray(art)[..., 3]
-        for side in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]):
-            assert side.max() > 24 or edge < 12
+        for side in (alpha[:2], alpha[-2:], alpha[:, :2], alpha[:, -2:]):
+            assert side.max() > 24  # scaling may leave a row of hardly covered pixels around it, no more
 
 
 def test_colours_differ_and_keep_the_shape() -> None:
