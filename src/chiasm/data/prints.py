@@ -23,7 +23,8 @@ _BITS = 64
 _BANDS = ((0, 13), (13, 26), (26, 39), (39, 52), (52, 64))
 _MOST_BITS = 3
 _MEAN_LEVELS, _MOST_LEVELS = 2.0, 12  # 8-bit levels by which thumbnails of one picture differ: on average, at most
-_FLAT = 2.0  # levels of contrast under which the mean colour alone is compared
+_FLAT = 2.0  # levels of contrast under which a picture is its mean colour
+_FLAT_LEVELS = 1  # levels by which the colour of one flat picture differs after a new compression
 _BEFORE = (1, 2, 3, 4)
 _CHUNK = 1 << 16
 
@@ -40,11 +41,10 @@ def print_of(picture: Image.Image) -> tuple[np.ndarray, int]:
     small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
     thumbnail = np.asarray(small, np.uint8).reshape(-1)
     levels = thumbnail.astype(np.float32)
-    centred = levels - levels.mean()
-    if float(centred.std()) < _FLAT:
-        colour = (levels.reshape(-1, 3).mean(0) // 8).astype(np.uint64)  # blank pictures differ by their colour
-        return thumbnail, int(colour[0] << 20 | colour[1] << 10 | colour[2])
-    signs = _projections() @ centred > 0  # (64,)
+    if _contrast(thumbnail[None])[0] < _FLAT:
+        red, green, blue = (int(level) for level in levels.reshape(-1, 3).mean(0).round())
+        return thumbnail, red << 32 | green << 16 | blue
+    signs = _projections() @ (levels - levels.mean()) > 0  # (64,)
     return thumbnail, int(np.packbits(signs).view(np.uint64)[0])
 
 
@@ -99,4 +99,11 @@ def _close(bits: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 def _agreeing(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     apart = np.abs(thumbnails[pairs[:, 0]].astype(np.int16) - thumbnails[pairs[:, 1]].astype(np.int16))
-    return pairs[(apart.mean(1) <= _MEAN_LEVELS) & (apart.max(1) <= _MOST_LEVELS)]
+    flat = (_contrast(thumbnails[pairs[:, 0]]) < _FLAT) & (_contrast(thumbnails[pairs[:, 1]]) < _FLAT)
+    most = np.where(flat, _FLAT_LEVELS, _MOST_LEVELS)
+    return pairs[(apart.mean(1) <= _MEAN_LEVELS) & (apart.max(1) <= most)]
+
+
+def _contrast(thumbnails: np.ndarray) -> np.ndarray:
+    """(P, CELLS) → (P,) levels that the cells of a channel differ by."""
+    return thumbnails.reshape(len(thumbnails), -1, 3).astype(np.float32).std(1).max(1)
