@@ -73,7 +73,7 @@ def test_losses_and_gradients_agree(pair) -> None:
         }
         expected = reference(**given).itm_score
         states = model.module.encode_images(batch.pixel_values)
-        scores = model.module.match_scores(batch.input_ids, batch.attention_mask, states)
+        scores = model.module.match_scores(model.module.read_texts(batch.input_ids, batch.attention_mask), states)
         assert (scores - expected).abs().max() <= ATOL
         target = torch.tensor([1, 0])
         cosine = reference(**given, use_itm_head=False).itm_score

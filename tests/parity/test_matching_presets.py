@@ -10,7 +10,7 @@ from chiasm.core.errors import ConfigError
 from chiasm.core.registry import families
 from chiasm.weights.layouts import layout_of
 
-FAMILIES = ("blip", "vilt")
+FAMILIES = ("blip", "vilt", "albef")
 PRESETS = {name: config for family in FAMILIES for name, config in families()[family].presets.items()}
 
 
@@ -35,3 +35,14 @@ def test_tensors_are_the_reference_class_s(name) -> None:
     ours = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     steps = layout.table(config).check(theirs, ours)
     assert {target for step in steps for target in step.targets} == set(ours)
+
+
+def millions(*modules) -> float:
+    return round(sum(p.numel() for module in modules for p in module.parameters()) / 1e6, 1)
+
+
+def test_albef_s_towers_are_as_large_as_its_paper_says() -> None:
+    """123.7 million the BERT, 85.8 the ViT (§4.1)."""
+    module = on_meta(PRESETS["albef_b"].build)
+    assert millions(module.vision) == 85.8
+    assert millions(module.language, module.word_head) == 123.7

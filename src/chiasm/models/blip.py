@@ -20,6 +20,7 @@ from torch import nn
 
 from chiasm.core.batch import Batch
 from chiasm.core.registry import Family, register
+from chiasm.core.texts import TextStates
 from chiasm.fusion.cross_attention import CrossAttentionLM, Reading, grad_cam, one_picture_a_row, places
 from chiasm.language.bert import Bert, BertConfig, BertHead, CrossConfig
 from chiasm.models.assembly import Parts, picture_processor
@@ -132,46 +133,52 @@ class Blip(CrossAttentionLM):
         temperature = self.temperature if self.temperature is not None else self.config.temperature
         return images @ texts.T / temperature
 
-    def fuse(
-        self,
-        ids: torch.Tensor,
-        attend: torch.Tensor | None,
-        states: torch.Tensor,
-        record: dict[int, list[torch.Tensor]] | None = None,
+    @property
+    def embed_dim(self) -> int:
+        """E of the contrastive space."""
+        assert self.config.embed_dim is not None
+        return self.config.embed_dim
+
+    def read_texts(self, ids: torch.Tensor, attend: torch.Tensor | None = None) -> TextStates:
+        """(B, T) ids and their mask → the texts, read by themselves."""
+        return TextStates(ids, attend, self.encode_texts(ids, attend))
+
+    def match_scores(
+        self, texts: TextStates, images: torch.Tensor, record: dict[int, list[torch.Tensor]] | None = None
     ) -> torch.Tensor:
-        """Read text with the picture.
+        """Judge pairs.
 
         Args:
-            ids: (B, T).
-            attend: (B, T) bool.
-            states: (B, 1 + P, D) of the picture.
+            texts: B texts; only their ids are used, for they are read anew with the picture.
+            images: (B, 1 + P, D) states of their pictures.
             record: see `Bert.encode`.
 
         Returns:
-            (B, T, D).
+            (B, 2) scores of "doesn't belong" and "belongs".
         """
-        x = self.language.embed(ids)
-        return self.language.encode(x, attend, context=Context(states), record=record)
-
-    def match_scores(
-        self,
-        ids: torch.Tensor,
-        attend: torch.Tensor | None,
-        states: torch.Tensor,
-        record: dict[int, list[torch.Tensor]] | None = None,
-    ) -> torch.Tensor:
-        """(B, 2) scores of "doesn't belong" and "belongs"; arguments as for `fuse`."""
         assert self.match_head is not None
+        ids = texts.ids
         if self.config.match_id is not None:
             ids = torch.cat((torch.full_like(ids[:, :1], self.config.match_id), ids[:, 1:]), 1)
-        return self.match_head(self.fuse(ids, attend, states, record)[:, 0])
+        x = self.language.encode(self.language.embed(ids), texts.attend, context=Context(images), record=record)
+        return self.match_head(x[:, 0])
+
+    def write(self, ids: torch.Tensor, attend: torch.Tensor | None, images: torch.Tensor) -> torch.Tensor:
+        """(B, T) ids that begin with the start, right-padded, and (B, 1 + P, D) pictures → (B, T, V) next words."""
+        bert, _ = self.writer
+        return self.scores(bert.encode(bert.embed(ids), attend, context=Context(images), causal=True))
 
     def match_logits(self, batch: Batch) -> torch.Tensor:
         """(B,) log-odds that each row's picture and text belong together."""
         assert batch.input_ids is not None
-        states = self.encode_images(one_picture_a_row(batch))
-        scores = self.match_scores(batch.input_ids, batch.attention_mask, states)
+        images = self.encode_images(one_picture_a_row(batch))
+        scores = self.match_scores(self._unread(batch), images)
         return scores[:, 1] - scores[:, 0]
+
+    @staticmethod
+    def _unread(batch: Batch) -> TextStates:
+        assert batch.input_ids is not None
+        return TextStates(batch.input_ids, batch.attention_mask, batch.input_ids[..., None].float())
 
     def heat(self, batch: Batch) -> torch.Tensor:
         """(B, rows, columns) Grad-CAM of a match, on cross-attention three quarters up."""
@@ -180,7 +187,7 @@ class Blip(CrossAttentionLM):
         record: dict[int, list[torch.Tensor]] = {layer: []}
         states = self.encode_images(one_picture_a_row(batch))
         states = states.detach().requires_grad_(True)  # a frozen model's weights carry no graph of their own
-        scores = self.match_scores(batch.input_ids, batch.attention_mask, states, record)
+        scores = self.match_scores(self._unread(batch), states, record)
         (gradient,) = torch.autograd.grad(scores[:, 1].sum(), record[layer][0])
         words = torch.ones_like(batch.input_ids, dtype=torch.bool)
         words = (words if batch.attention_mask is None else batch.attention_mask).clone()

@@ -21,7 +21,7 @@ import torch
 from chiasm.core.errors import CheckpointError, SourceError
 from chiasm.weights import unpickle
 from chiasm.weights.checkpoint import PICKLES, open_checkpoint, save_state
-from chiasm.weights.files import read_header, read_json, sync
+from chiasm.weights.files import read_header, read_json, sync, write_json
 
 USUAL = ("pytorch_model.bin", "open_clip_pytorch_model.bin")
 SIDE_FILES = (".json", ".txt", ".model", ".jinja")
@@ -73,6 +73,7 @@ def convert(source: Path | str, out: Path | str, *, seconds: int = TIME_LIMIT) -
             state.update(part)
         open_clip = source.is_dir() and (source / "open_clip_config.json").is_file()
         written = save_state(out, state, stem="open_clip_model" if open_clip else "model")
+        described = _describe(source, out, state)
         count, size = len(state), sum(tensor.nbytes for tensor in state.values())
         state.clear()
     copied = []
@@ -81,7 +82,21 @@ def convert(source: Path | str, out: Path | str, *, seconds: int = TIME_LIMIT) -
             shutil.copyfile(side, out / side.name)
             copied.append(side.name)
     names = tuple(file.name for file in files)
-    return ConvertReport(names, count, size, skipped, (*(path.name for path in written), *copied))
+    made = (*(path.name for path in written), *described, *copied)
+    return ConvertReport(names, count, size, skipped, made)
+
+
+def _describe(source: Path, out: Path, state: dict[str, torch.Tensor]) -> list[str]:
+    """Write the config of an authors' checkpoint that came without one, where its tensors say what it is."""
+    from chiasm.weights.layouts import recognised
+
+    if source.is_dir() and any((source / name).is_file() for name in ("config.json", "open_clip_config.json")):
+        return []
+    config = recognised({name: tuple(tensor.shape) for name, tensor in state.items()})
+    if config is None:
+        return []
+    write_json(out / "config.json", config)
+    return ["config.json"]
 
 
 def converted(file: Path | str) -> Path:

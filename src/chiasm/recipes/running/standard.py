@@ -49,6 +49,8 @@ def standard_task(run: Run, out: Path, world: World, tell: Tell) -> Task:
         raise ConfigError("batch_ragged", what, hint=f"--set batch_size={run.batch_size // parts * parts or parts}")
     loader, features = _loader(run, model, out, world, tell)
     feed = LoaderFeed(loader, features)
+    if hasattr(objective, "prepare"):  # momentum copies and queues are there before a checkpoint is read
+        objective.prepare(module, sum(len(dataset) for dataset in loader.mixture.datasets))
 
     def finish(out: Path) -> None:
         loader.close()

@@ -27,6 +27,7 @@ NAMES = (
     "internvl",
     "internvl_chat",
     "kimi_vl",
+    "molmo",
 )
 
 
