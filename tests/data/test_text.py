@@ -73,7 +73,7 @@ def test_ids_are_the_prompt_renderers(tokenizer: Tokenizer) -> None:
     ids, weights = encode(turns, tokenizer)
     assert ids == [*prompt.ids, tokenizer.token_to_id(END)]
     assert set(weights) == {1}  # nothing was shown
-    shown = (Speech("user", "What is red?", "a red cat on the left. "), *turns[1:])
+    shown = (Speech("user", "What is red?", "a red cat on the left."), *turns[1:])
     seen, weights = encode(shown, tokenizer)
     assert seen[:3] == ids[:3] and [i for i in seen if i not in ids]
     learned = [i for i, weight in zip(seen, weights, strict=True) if weight == ANSWER_WEIGHT]
@@ -86,7 +86,11 @@ def test_a_tokenizer_and_a_line_are_functions_of_the_documents(tokenizer: Tokeni
     assert again.backend.to_str() == tokenizer.backend.to_str() and len(tokenizer) == 700
     assert [tokenizer.token_to_id(token) for token in (END, START, STOP, IMAGE)] == [0, 1, 2, 3]
     assert tokenizer.eos_ids == (2,) and tokenizer.decode(tokenizer.encode("Is ∞ 42?")) == "Is ∞ 42?"
-    assert len(tokenizer.encode("1234")) == 4 and not set(tokenizer.encode(f"{STOP}{IMAGE}")) & {2, 3}
+    for text in (" a  b ", "ab12cd", "x", "好 1", "a\n b\n\n c\n", "\n"):
+        ids, stream = tokenizer.encode(text), tokenizer.stream()
+        assert tokenizer.decode(ids) == text == "".join(stream.push(index) for index in ids) + stream.finish()
+    assert tokenizer.encode("red")[-1:] == tokenizer.encode("a red")[-1:]  # one piece wherever it stands
+    assert len(tokenizer.encode("1234")) == 5 and not set(tokenizer.encode(f"{STOP}{IMAGE}")) & {2, 3}
     documents = scenes_told(20)
     ids, weights = line_up(documents, tokenizer)
     assert ids.dtype == np.uint16 and ids.shape == weights.shape and (ids == 0).sum() == 20

@@ -71,8 +71,8 @@ def test_an_answers_token_weighs_more() -> None:
     told = WeighedText()(module, (ids, weights))
     logits = module.logits(module(module.embed_tokens(ids[:, :-1])))
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    assert float(told["loss"]) == pytest.approx(float((losses * weights[:, 1:]).sum() / 30), rel=1e-5)
-    assert float(told["answers"]) == pytest.approx(float(losses[:, 3].mean()), rel=1e-5)
+    assert told["loss"].item() == pytest.approx((losses * weights[:, 1:]).sum().item() / 30, rel=1e-5)
+    assert told["answers"].item() == pytest.approx(losses[:, 3].mean().item(), rel=1e-5)
     assert WeighedText().weight((ids, weights)) == 30
 
 

@@ -44,7 +44,7 @@ class PicoText(TaskConfig):
     num_kv_heads: int = 2
     mlp_dim: int = 704
     length: int = 256
-    definitions: int = 20000
+    definitions: int = 16000
     scenes: int = 36000
 
     def decoder(self) -> DecoderConfig:
@@ -178,9 +178,9 @@ def pico_text() -> Run:
     """Under half an hour on one free core."""
     return Run(
         task=PicoText(),
-        steps=1300,
+        steps=800,
         batch_size=4,
         checkpoint_every=50,
         schedule=Cosine(warmup=60, final_share=0.02),
-        groups=(Group(learning_rate=2.5e-3, weight_decay=0.1),),
+        groups=(Group(learning_rate=3e-3, weight_decay=0.1),),
     )

@@ -23,9 +23,9 @@ from chiasm.data.worlds.world import Scenes
 
 # How often each task is told, beside the others.
 TOLD = {
-    "naming": 3, "position": 3, "counting": 4, "attribute": 4, "comparison": 4, "yes_no": 4, "negation": 4,
-    "describe": 2, "captions": 3, "dialogue": 5, "text": 1, "charts": 2, "small": 1, "pairs": 2, "odd_one_out": 1,
-    "entailment": 3, "few_shot": 4, "video": 2, "temporal": 1, "boxes": 1, "referring": 1, "points": 1,
+    "naming": 5, "position": 5, "counting": 5, "attribute": 6, "comparison": 4, "yes_no": 5, "negation": 4,
+    "describe": 3, "captions": 4, "dialogue": 8, "text": 2, "charts": 2, "small": 1, "pairs": 2, "odd_one_out": 1,
+    "entailment": 3, "few_shot": 5, "video": 2, "temporal": 1, "boxes": 1, "referring": 1, "points": 1,
 }  # fmt: skip
 _WHAT = ("What is {a}?", "What does {w} mean?", "Define {w}.")
 
@@ -125,7 +125,7 @@ def told(sample: Sample, rng: random.Random) -> Document:
             shown = [f"picture {number}: {words}" for number, words in enumerate(shown, 1)]
         elif shown and not boxed and rng.random() < 0.3:
             shown = [f"a picture of {shown[0]}"]
-        speeches.append(Speech(message.role, said, ". ".join(shown) + ". " if shown else ""))
+        speeches.append(Speech(message.role, said, ". ".join(shown) + "." if shown else ""))
     return tuple(speeches)
 
 

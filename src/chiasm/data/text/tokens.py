@@ -1,7 +1,9 @@
 """Documents as tokens: a byte-level BPE made from them, and one long line of ids cut into rows.
 
 The ids of a told scene are those that the prompt renderer gives: the template's words and the user's are encoded
-together, and apart from what stands where visual tokens will.
+together, and apart from what stands where visual tokens will. Every stretch and every line begins with a space that
+decoding takes away again, so that a word is the same piece at the start of an answer as in the middle of the words it
+is read from: a small model copies pieces long before it learns which two pieces are one word.
 """
 
 from __future__ import annotations
@@ -9,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from chiasm.data.text.documents import Document
 from chiasm.processing.tokenizer import Tokenizer
 
 END, START, STOP, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
 ANSWER_WEIGHT = 8  # a token of an answer about a picture counts as much as so many others: it is what the model is for
+_LINE = Regex(r"\n(?=[^\n])")  # a line that goes on: what ends with a break, as an open turn does, gets no space
 
 
 def learn_tokenizer(documents: Iterable[Document], size: int, more: Iterable[str] = ()) -> Tokenizer:
@@ -32,15 +35,18 @@ def learn_tokenizer(documents: Iterable[Document], size: int, more: Iterable[str
     """
     backend = Backend(models.BPE())
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(" "), normalizers.Replace(_LINE, "\n ")])
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    backend.decoder = decoders.ByteLevel()
+    backend.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace("\n ", "\n"), decoders.Strip(" ", 1, 0)]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=[END, START, STOP, IMAGE],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (f"{speech.shown}\n{speech.text}" for document in documents for speech in document)
+    texts = (text for document in documents for speech in document for text in (speech.shown, speech.text) if text)
     backend.train_from_iterator([*texts, *more], trainer)
     return wrapped(backend)
 
@@ -76,8 +82,10 @@ def encode(document: Document, tokenizer: Tokenizer) -> tuple[list[int], list[in
             continue
         add([start])
         if speech.role == "assistant":
-            add(tokenizer.encode("assistant\n"))
-            add([*tokenizer.encode(speech.text), stop], ANSWER_WEIGHT if seeing else 1)
+            head, whole = tokenizer.encode("assistant\n"), tokenizer.encode(f"assistant\n{speech.text}")
+            assert whole[: len(head)] == head
+            add(head)
+            add([*whole[len(head) :], stop], ANSWER_WEIGHT if seeing else 1)
         elif speech.shown:
             add(tokenizer.encode(f"{speech.role}\n"))
             add(tokenizer.encode(speech.shown))
