@@ -88,7 +88,7 @@ def check(
     if max_length is not None and (model is None or max_length < 1):
         raise UsageError(f"--max-length {max_length} needs --model and at least 1 token")
     dataset = opening.open(source)
-    others = [opening.open(each) for each in against]
+    others = [Opening(images=opening.images).open(each) for each in against]  # columns are the data's own
     processor, module = _processor(model)
     looker = Looker(processor=processor, max_length=max_length, evaluation=evaluation)
     if workers is None:

@@ -20,6 +20,9 @@ from chiasm.data.rows import Fault, place_of
 from chiasm.data.writing import Writer
 
 
+_SKIP = "--skip-bad, which leaves it out and says so"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Converted:
     """What was written.
@@ -97,7 +100,7 @@ def _write(dataset: Dataset, writer: Writer, skip_bad: bool, progress: Callable[
     skipped: list[Fault] = list(getattr(dataset, "faults", ()))
     if skipped and not skip_bad:
         first = skipped[0]
-        raise DataError(first.code, f"{first.place}: {first.reason}", hint="--skip-bad, or chiasm data check")
+        raise DataError(first.code, f"{first.place}: {first.reason}", hint=_SKIP)
     number = 0
     for index in range(len(dataset)):
         try:
@@ -107,7 +110,8 @@ def _write(dataset: Dataset, writer: Writer, skip_bad: bool, progress: Callable[
             place = place_of(dataset, index)
             if not skip_bad or error.code == "convert_unfit":
                 what = error.what if str(place) in error.what else f"{place}: {error.what}"
-                raise type(error)(error.code, what, hint=error.hint or "--skip-bad, or chiasm data check") from None
+                hint = error.hint if error.code == "convert_unfit" else _SKIP
+                raise type(error)(error.code, what, hint=hint) from None
             skipped.append(Fault(place, error.code, error.what))
         if progress is not None and (index % 256 == 255 or index + 1 == len(dataset)):
             progress(index + 1, len(dataset))

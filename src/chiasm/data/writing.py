@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chiasm.core.errors import DataError
+from chiasm.core.errors import DataError, PictureError
 from chiasm.core.messages import ImagePart, Message, TextPart
 from chiasm.core.samples import Sample
 from chiasm.processing.pictures import encoded_picture, read_picture, sniff
@@ -76,12 +76,16 @@ def picture_bytes(source: Any) -> tuple[bytes, str]:
         PictureError: it can't be read, or is of a format that nothing here decodes.
     """
     data = encoded_picture(source)
-    kind = None if data is None else sniff(data)
-    if data is not None and kind is not None:
-        return data, SUFFIX[kind]
-    stream = io.BytesIO()
-    read_picture(source if data is None else data).save(stream, "PNG")
-    return stream.getvalue(), "png"
+    if data is None:
+        stream = io.BytesIO()
+        read_picture(source).save(stream, "PNG")
+        return stream.getvalue(), "png"
+    try:
+        read_picture(data)  # a picture that can't be decoded is no good copy
+    except PictureError as error:
+        name = source if isinstance(source, str) and len(source) < 300 else getattr(source, "name", "the bytes")
+        raise PictureError(error.code, error.what.replace("the bytes", name, 1), hint=error.hint) from None
+    return data, SUFFIX[sniff(data) or "PNG"]
 
 
 def pair_of(sample: Sample) -> Pair | None:
