@@ -261,6 +261,21 @@ class Stack(Rule):
 
 
 @dataclass(frozen=True, slots=True)
+class ColoursLast(Rename):
+    """A patch projection that they keep as a matrix over (row, column, colour), we as a convolution of `size`."""
+
+    size: int
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Matrix to convolution."""
+        return [tensors[0].view(-1, self.size, self.size, 3).permute(0, 3, 1, 2)]
+
+    def backward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Convolution to matrix."""
+        return [tensors[0].permute(0, 2, 3, 1).flatten(1)]
+
+
+@dataclass(frozen=True, slots=True)
 class Drop(Rule):
     """A tensor that older files hold and we don't need (a buffer, an unused head): not loaded, not written."""
 
