@@ -1,5 +1,7 @@
 """The soft-word connector: what it says of cells that are sure, how it counts, and where gradients go."""
 
+from dataclasses import replace
+
 import torch
 
 from chiasm.connectors.soft_words import SoftWordConnector, SoftWordsConfig
@@ -7,7 +9,7 @@ from chiasm.connectors.soft_words import SoftWordConnector, SoftWordsConfig
 CONFIG = SoftWordsConfig(
     input_dim=6,
     output_dim=16,
-    num_positions=9,
+    num_positions=25,
     hidden_dim=8,
     num_layers=1,
     num_heads=2,
@@ -38,8 +40,10 @@ class Sure(SoftWordConnector):
 
 
 def test_sure_cells_are_spoken_of_in_reading_order_with_their_counts():
-    connector = Sure([-1, 2, -1, -1, 0, -1, 2, -1, -1], [0, 1, 0, 0, 2, 0, 0, 0, 0])
-    said = connector(torch.zeros(1, 9, 6)).view(4, 5, 16)
+    names, places = [-1] * 25, [0] * 25
+    names[1], names[9], names[20], places[1], places[9] = 2, 0, 2, 1, 2
+    connector = Sure(names, places)
+    said = connector(torch.zeros(1, 25, 6)).view(4, 5, 16)
     expected = [(2, 1, 2), (0, 2, 1), (2, 0, 2)]  # name, place, count, in reading order
     found = []
     for phrase in said.detach():
@@ -53,7 +57,7 @@ def test_sure_cells_are_spoken_of_in_reading_order_with_their_counts():
 
 
 def test_counts_do_not_depend_on_which_name_is_doubted():
-    connector = Sure([-1, 1, -1, -1, 1, -1, 1, -1, -1], [0] * 9)
+    connector = Sure([-1, 1, -1, -1, 1, -1, 1] + [-1] * 18, [0] * 25)
     doubt = connector.told.clone()
     doubt[:, [1, 4, 6], 3] = 1.0  # name 1 or name 3, even odds, for the same three cells
     connector.told = doubt
@@ -63,9 +67,26 @@ def test_counts_do_not_depend_on_which_name_is_doubted():
 
 def test_shapes_and_gradients():
     connector = CONFIG.build()
-    features = torch.randn(2, 9, 6)
+    features = torch.randn(2, 25, 6)
     connector.standardise(features)
     tokens = connector(features)
     assert tokens.shape == (2, CONFIG.num_tokens, 16) and CONFIG.num_tokens == 20
     tokens.square().sum().backward()
-    assert all(parameter.grad is not None for parameter in connector.parameters())
+    silent = {name for name, parameter in connector.named_parameters() if parameter.grad is None}
+    assert silent == {"log_sharpness"}  # of sums, which are learned from and not spoken of
+    connector.logits(connector.directions(features))[2].sum().backward()
+    assert connector.log_sharpness.grad is not None
+
+
+def test_a_thing_that_shows_in_two_cells_is_counted_once_and_doubt_finds_more():
+    connector = CONFIG.build()
+    what = torch.zeros(1, 25, 5)
+    what[..., 4] = 6.0  # nothing
+    what[0, 12, 1], what[0, 13, 1], what[0, 4, 1] = 9.0, 7.0, 3.0
+    names, _, found = connector.find(what)
+    assert found[0].nonzero().flatten().tolist() == [12]
+    assert connector.counts(names, found)[0, 12].argmax() == 0
+    object.__setattr__(connector, "config", replace(CONFIG, doubt=4.0))
+    names, sure, found = connector.find(what)
+    assert found[0, [4, 12]].all() and sure[0, 4] > 0.5
+    assert connector.counts(names, found)[0, 12].argmax() >= 1

@@ -2,21 +2,26 @@
 
     h = W₁ LN((x − shift) · scale) + p;   h ← blocks(h);   z = W₂ LN(h) / ‖W₂ LN(h)‖
     π_v = softmax(t z · m_v)              for the vocabularies of what a thing is and where it is
-    n_i = Σ_j |π_j| ⟨√π̂_i, √π̂_j⟩          how many are like the thing in cell i, summed over all cells j
+    n_i = Σ_j |π_j| ⟨√π̂_i, √π̂_j⟩          while learning: how many are like the thing in cell i, over all cells j
     π_k = softmax(−s (n − k)²)            for the vocabulary of counts k = 1, 2, …
     token = Σ_w π_vw e_vw
 
 |π| is the probability that a cell holds anything and π̂ its names alone, so that ⟨√π̂_i, √π̂_j⟩ (Bhattacharyya's
-coefficient) is 1 for two cells with the same doubts about the same thing. x are a frozen tower's features of one
-cell, p is a learned position, the blocks are self-attention over the cells. m_vw are unit vectors that stand for
-word w, e_vw the language model's own input embeddings of its tokens: what the language model reads lies among what
-it knows how to read, as in AlignVLM (Masry et al. 2025), whose mixtures are over the whole vocabulary. Only the
-`num_slots` cells that most probably hold something are spoken of, in reading order, so a picture costs num_slots ×
-(tokens of a phrase).
+coefficient) is 1 for two cells with the same doubts about the same thing. x are a frozen tower's features of one cell,
+p is a learned position, the blocks are self-attention over the cells. m_vw are unit vectors that stand for word w, e_vw
+the language model's own input embeddings of its tokens: what the language model reads lies among what it knows how to
+read, as in AlignVLM (Masry et al. 2025), whose mixtures are over the whole vocabulary. Only the `num_slots` cells that
+most probably hold something are spoken of, in reading order, so a picture costs num_slots × (tokens of a phrase).
+
+When it speaks, it counts what it found instead of adding up probabilities: a cell is found when it holds something more
+surely than its eight neighbours, and the nine of them add up to more than `LEAST`. Names are weighed by how often the
+whole picture says them, and found things of one most probable name are alike. Sums come out too low for scenes it
+hasn't trained on: 73 % of them were right on 1,200 validation scenes, and 92 % of these counts, once "nothing" was
+believed less by the `doubt` that was fitted there.
 
 The first vocabulary has one more entry, "nothing", with vectors of its own; an empty cell's phrase is that. Counts
-are sums of what the cells say, not words that the blocks could learn by heart: of learned counts, 93 % came out right
-for things in training scenes and 77 % in other ones.
+are never words that the blocks could learn by heart: of learned counts, 93 % came out right for things in training
+scenes and 77 % in other ones.
 """
 
 from __future__ import annotations
@@ -25,11 +30,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from chiasm.nn.attention import AttentionConfig
 from chiasm.nn.blocks import BlockConfig
 from chiasm.nn.mlp import MLPConfig
+
+LEAST = 0.2  # what a cell and its neighbours must add up to for a thing to be there
+OWN = 0.1  # a name's weight beside how often the picture says it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +55,7 @@ class SoftWordsConfig:
         words: size of each vocabulary: names, places, counts.
         tokens: tokens of a word, by vocabulary.
         num_slots: cells that are spoken of.
+        doubt: what the logit of "nothing" is lowered by when it speaks; fitted on validation scenes.
     """
 
     input_dim: int
@@ -57,6 +67,7 @@ class SoftWordsConfig:
     words: tuple[int, int, int]
     tokens: tuple[int, int, int]
     num_slots: int
+    doubt: float = 0.0
 
     @property
     def num_tokens(self) -> int:
@@ -135,20 +146,46 @@ class SoftWordConnector(nn.Module):
         many = -self.log_sharpness.exp() * (like[..., None] - counts) ** 2
         return [what, scaled @ self.match_1.T, many]
 
+    def find(self, what: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The things that a picture's cells hold.
+
+        Args:
+            what: (B, P, names + 1) logits of names and "nothing".
+
+        Returns:
+            (B, P, names) probabilities of names; (B, P) how surely each cell holds something, its neighbours
+            included where it is surer than they; (B, P) bool, whether it is found.
+        """
+        side = round(what.shape[1] ** 0.5)
+        held = torch.cat((what[..., :-1], what[..., -1:] - self.config.doubt), -1).softmax(-1)[..., :-1]
+        there = rearrange(held.sum(-1), "b (y x) -> b 1 y x", y=side)
+        peak = there >= F.max_pool2d(there, 3, 1, 1)
+        # a thing between cells may show in several: the strongest speaks for all of them
+        around = F.avg_pool2d(there, 3, 1, 1, divisor_override=1)
+        found = (peak & (around > LEAST)).flatten(1)
+        sure = torch.where(peak, around.clamp(max=1.0), there).flatten(1)
+        names = held * (OWN + (held * found[..., None]).sum(1, keepdim=True))
+        return names / names.sum(-1, keepdim=True).clamp(min=1e-12), sure, found
+
+    def counts(self, names: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """(B, P, names), (B, P) → (B, P, counts): one-hot, how many found things share the most probable name."""
+        name = names.argmax(-1)
+        alike = ((name[:, :, None] == name[:, None, :]) & found[:, None, :]).sum(-1)
+        return F.one_hot(alike.clamp(1, self.config.words[2]) - 1, self.config.words[2]).float()
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, P, input_dim) features → (B, N, D) tokens."""
-        shares = [logits.softmax(-1) for logits in self.logits(self.directions(features).float())]
-        there = 1 - shares[0][..., -1]  # (B, P)
-        side = round(there.shape[1] ** 0.5)
-        grid = there.view(-1, 1, side, side)
-        peak = (grid >= F.max_pool2d(grid, 3, 1, 1)).flatten(1)
-        # a thing between cells may show in several: the strongest speaks for all of them
-        around = F.avg_pool2d(grid, 3, 1, 1, divisor_override=1).flatten(1).clamp(max=1.0)
-        sure = torch.where(peak, around, there)
-        chosen = torch.where(peak, there, 0.1 * there).topk(self.config.num_slots).indices.sort().values[..., None]
-        shares = [share.gather(1, chosen.expand(-1, -1, share.shape[-1])) for share in shares]
-        names = shares[0][..., :-1] / shares[0][..., :-1].sum(-1, keepdim=True).clamp(min=1e-6)
-        mixtures = zip((names, *shares[1:]), (self.phrase_0, self.phrase_1, self.phrase_2), strict=True)
-        said = torch.cat([torch.einsum("bsw,wtd->bstd", share, phrase) for share, phrase in mixtures], 2)
+        what, where, _ = self.logits(self.directions(features).float())
+        names, sure, found = self.find(what)
+        shares = (names, where.softmax(-1), self.counts(names, found))
+        chosen = torch.where(found, sure, 0.1 * sure).topk(self.config.num_slots).indices.sort().values[..., None]
+        mixtures = zip(shares, (self.phrase_0, self.phrase_1, self.phrase_2), strict=True)
+        said = torch.cat(
+            [
+                torch.einsum("bsw,wtd->bstd", share.gather(1, chosen.expand(-1, -1, share.shape[-1])), phrase)
+                for share, phrase in mixtures
+            ],
+            2,
+        )
         sure = sure.gather(1, chosen[..., 0])[..., None, None]  # (B, slots, 1, 1)
         return (sure * said + (1 - sure) * self.silence).flatten(1, 2)

@@ -44,8 +44,8 @@ class NanoConfig:
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """Parameters that checkpoints of the tower carry and this family never reads."""
-        return ("vision.head.", "vision.classifier.")
+        """Parameters that no forward pass reads: the tower's classifier, and what only alignment learns from."""
+        return ("vision.head.", "vision.classifier.", "connector.log_sharpness")
 
     def build(self) -> Nano:
         """A model with random weights."""
@@ -93,13 +93,14 @@ def nano_config(
     num_layers: int = 2,
     num_heads: int = 4,
     num_slots: int = 8,
+    doubt: float = 0.0,
 ) -> NanoConfig:
     """A nano of two towers: the connector's outer shapes follow from them.
 
     Args:
         vision, language, image_token_id: see `NanoConfig`.
         words: names, places and counts that the connector knows; a phrase takes 2, 2 and 1 tokens.
-        hidden_dim, num_layers, num_heads, num_slots: see `SoftWordsConfig`.
+        hidden_dim, num_layers, num_heads, num_slots, doubt: see `SoftWordsConfig`.
     """
     fine, coarse = vision.pyramid_dims
     connector = SoftWordsConfig(
@@ -112,6 +113,7 @@ def nano_config(
         words=words,
         tokens=(2, 2, 1),
         num_slots=num_slots,
+        doubt=doubt,
     )
     return NanoConfig(vision=vision, connector=connector, language=language, image_token_id=image_token_id)
 

@@ -1,4 +1,4 @@
-"""How weights lie in memory; no value and no shape changes."""
+"""How weights lie in memory, and which type frozen parts compute fastest in; no shape changes."""
 
 from __future__ import annotations
 
@@ -21,3 +21,11 @@ def column_major(module: nn.Module) -> None:
             weight = part.weight
             if weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous():
                 weight.data = weight.data.t().contiguous().t()
+
+
+def narrow_type() -> torch.dtype:
+    """What frozen parts compute fastest in on this processor: bfloat16 where it has instructions for it, else float32.
+
+    Without them bfloat16 is emulated: fifty times slower than float32 on a processor with AVX2 alone.
+    """
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
