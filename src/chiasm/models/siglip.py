@@ -48,9 +48,10 @@ class SiglipConfig:
         )
 
 
-def _siglip(
+def siglip_config(
     image: int, patch: int, width: int, layers: int, heads: int, mlp: int, vocab: int = 32000, context: int = 64
 ) -> SiglipConfig:
+    """A SigLIP by its numbers: pixels, pixels, width, layers, heads and MLP width of both towers, pieces, tokens."""
     act, eps = "gelu_pytorch_tanh", 1e-6
     vision = ViTConfig(
         image_size=image,
@@ -81,10 +82,10 @@ def _siglip(
 
 
 PRESETS = {
-    **{f"siglip_b_16_{image}": _siglip(image, 16, 768, 12, 12, 3072) for image in (224, 256, 384, 512)},
-    **{f"siglip_l_16_{image}": _siglip(image, 16, 1024, 24, 16, 4096) for image in (256, 384)},
-    "siglip_so400m_14_224": _siglip(224, 14, 1152, 27, 16, 4304, context=16),
-    "siglip_so400m_14_384": _siglip(384, 14, 1152, 27, 16, 4304),
+    **{f"siglip_b_16_{image}": siglip_config(image, 16, 768, 12, 12, 3072) for image in (224, 256, 384, 512)},
+    **{f"siglip_l_16_{image}": siglip_config(image, 16, 1024, 24, 16, 4096) for image in (256, 384)},
+    "siglip_so400m_14_224": siglip_config(224, 14, 1152, 27, 16, 4304, context=16),
+    "siglip_so400m_14_384": siglip_config(384, 14, 1152, 27, 16, 4304),
 }
 
 
@@ -97,7 +98,7 @@ def processor(config: SiglipConfig, parts: Parts) -> DualProcessor:
 def tiny() -> tuple[SiglipConfig, DualProcessor]:
     """A miniature with every part of the real one."""
     tokenizer = tiny_tokenizer("siglip")
-    config = _siglip(32, 8, 32, 2, 2, 64, vocab=len(tokenizer), context=16)
+    config = siglip_config(32, 8, 32, 2, 2, 64, vocab=len(tokenizer), context=16)
     return config, processor(config, Parts(tokenizer))
 
 

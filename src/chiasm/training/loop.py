@@ -32,7 +32,7 @@ from chiasm.training.feed import Feed
 from chiasm.training.guarding import Watch
 from chiasm.training.logs import Log, Report, Watcher
 from chiasm.training.optimizers import Average, load_optimizer_state, make_optimizers, optimizer_state
-from chiasm.training.world import ALONE, BLOCK, Step, World, like, spread, unsynced
+from chiasm.training.world import ALONE, BLOCK, Step, World, like, settle, spread, unsynced
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +148,7 @@ class _Loop:
         first = self.step * self.config.accumulate
         numbers = range(first, first + self.config.accumulate)
         self.loss, scalars = self._gradients([self.feed(number) for number in numbers])
-        norm = _number(nn.utils.clip_grad_norm_(list(self.named.values()), self.config.clip or math.inf))
+        norm = settle(self.named.values(), self.world, self.config.clip or math.inf)
         why = self.watch.trouble(self.loss, norm)
         keys = [key for number in numbers for key in self.feed.keys(number)] if why is not None else []
         if why is None:

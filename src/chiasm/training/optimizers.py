@@ -11,6 +11,7 @@ from torch import nn
 
 from chiasm.core.errors import ConfigError
 from chiasm.training.config import Group, OptimizerConfig
+from chiasm.training.world import is_shard
 
 EMBEDDING = re.compile(r"embed|position|token|probe|queries|latents")
 
@@ -28,7 +29,7 @@ def make_optimizers(
     Raises:
         ConfigError: a parameter matches no group.
     """
-    members: dict[tuple[Group, bool, bool], list[nn.Parameter]] = {}
+    members: dict[tuple[Group, bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in named.items():
         group = next((group for group in groups if re.search(group.pattern, name)), None)
         if group is None:
@@ -39,7 +40,7 @@ def make_optimizers(
                 hint="a last group with an empty pattern",
             )
         inner = parameter.ndim == 2 and not EMBEDDING.search(name)
-        members.setdefault((group, parameter.ndim > 1, inner), []).append(parameter)
+        members.setdefault((group, parameter.ndim > 1, inner, is_shard(parameter)), []).append(parameter)
     return config.build(
         [
             {
@@ -48,7 +49,7 @@ def make_optimizers(
                 "weight_decay": group.weight_decay if decays else 0.0,
                 "matrices": inner,
             }
-            for (group, decays, inner), parameters in members.items()
+            for (group, decays, inner, _), parameters in members.items()
         ]
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -105,10 +105,11 @@ def spread(step: Step, world: World, parallel: str) -> nn.Module:
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(world.device.type, (world.size,))
+        single = {parameter for parameter in step.parameters() if not parameter.ndim}  # a number can't be cut
         for name, part in step.named_modules():
             if BLOCK.search(name):
-                fully_shard(part, mesh=mesh)
-        fully_shard(step, mesh=mesh)
+                fully_shard(part, mesh=mesh, ignored_params=single & set(part.parameters()))
+        fully_shard(step, mesh=mesh, ignored_params=single)
         return step
     # a tower's last layers may be read by nobody, and a batch may lack a modality
     return nn.parallel.DistributedDataParallel(step, find_unused_parameters=True, broadcast_buffers=False)
@@ -121,9 +122,46 @@ def unsynced(spread_step: nn.Module, last: bool) -> Any:
     return nullcontext()
 
 
+def settle(parameters: Iterable[nn.Parameter], world: World, most: float) -> float:
+    """Average the gradients of whole parameters among sharded ones, and clip all of them together.
+
+    Args:
+        parameters: with gradients, or without.
+        world: the processes.
+        most: the largest norm; infinity = only measure.
+
+    Returns:
+        The norm before clipping.
+    """
+    given = [parameter for parameter in parameters if parameter.grad is not None]
+    if world.size == 1 or not any(is_shard(parameter) for parameter in given):
+        return float(nn.utils.clip_grad_norm_(given, most))
+    squares = {True: 0.0, False: 0.0}
+    for parameter in given:
+        grad = parameter.grad
+        assert grad is not None
+        if not is_shard(parameter):
+            dist.all_reduce(grad)
+            grad.div_(world.size)
+        local = grad.to_local() if is_shard(grad) else grad  # type: ignore[attr-defined]
+        squares[is_shard(parameter)] += float(local.double().square().sum())
+    norm = float((world.sum(squares[True])[0] + squares[False]) ** 0.5)
+    factor = most / (norm + 1e-6)
+    if factor < 1:
+        for parameter in given:
+            assert parameter.grad is not None
+            parameter.grad.mul_(factor)
+    return norm
+
+
+def is_shard(tensor: torch.Tensor) -> bool:
+    """Whether this process holds only a part of the tensor."""
+    return hasattr(tensor, "device_mesh")
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor put together from the processes' shards; every process must ask."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return tensor.full_tensor() if is_shard(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def like(full: torch.Tensor, local: torch.Tensor) -> torch.Tensor:

@@ -50,9 +50,9 @@ def load(
     """Load a model.
 
     Args:
-        source: a bundled name (``nano``, ``nano-dual``), a folder in a published layout, or a hub id. A local path
-            never touches the network. A folder with a low-rank adapter in PEFT's format loads the model that it was
-            made for, the adapter folded in.
+        source: a bundled name (``nano``, ``nano-dual``), a folder in a published layout, the folder of a finished
+            training run, or a hub id. A local path never touches the network. A folder with a low-rank adapter in
+            PEFT's format loads the model that it was made for, the adapter folded in.
         device: ``auto`` (a GPU where there is one), or any torch device.
         dtype: ``auto`` (float32 on a CPU, as stored on a GPU), ``float32``, ``bfloat16`` or ``float16``.
         quantize: not taken yet; only None.
@@ -70,7 +70,7 @@ def load(
     if quantize is not None:
         raise ConfigError("quantize_unknown", f"quantize={quantize!r} is not known; only None is")
     place, kind = _device(device), _dtype(dtype, _device(device))
-    folder = resolve(source, offline, bundled=bundled_folders())
+    folder = _model_in(resolve(source, offline, bundled=bundled_folders()))
     if is_adapter(folder):
         adapted = load(base_of(folder), device, dtype, offline=offline, allow_nonfinite=allow_nonfinite)
         attach(adapted.module, read_adapter(folder, _layout_of(adapted.config), adapted.config))
@@ -206,6 +206,12 @@ def read_parts(folder: Path, description: Mapping[str, Any]) -> Parts:
     template = tokenizer.chat_template or settings.pop("chat_template", None)
     settings = {key: value for key, value in settings.items() if key not in ("auto_map", "chat_template")}
     return Parts(tokenizer, pictures, template, settings)
+
+
+def _model_in(folder: Path) -> Path:
+    """A training run's folder holds its model in a folder of that name."""
+    run = folder / "recipe.yaml"
+    return folder / "model" if run.is_file() and (folder / "model").is_dir() else folder
 
 
 def _layout_for(description: Mapping[str, Any]) -> Layout:

@@ -9,8 +9,12 @@ import torch
 from torch import nn
 
 from chiasm.core.registry import family as known_family
+from chiasm.language.decoder import Decoder
 from chiasm.models.assembly import Parts
 from chiasm.models.model import Model
+from chiasm.processing.miniature import CHATML_TEMPLATE
+from chiasm.processing.tokenizer import Tokenizer
+from chiasm.weights.frozen import tower
 from chiasm.weights.load import initialise, parts_of, writer_for
 
 
@@ -69,3 +73,18 @@ def _count(module: nn.Module) -> dict[str, int]:
 
 def _sum(parameters: list[torch.nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
+
+
+def speaking(name: str) -> tuple[Decoder, Tokenizer, str]:
+    """A language model that comes with weights, ready for pictures.
+
+    Args:
+        name: ``pico_text`` or ``smollm2``; see `weights.frozen`.
+
+    Returns:
+        The decoder, its tokenizer with an ``<image>`` token, and the template of its turns.
+    """
+    decoder, tokenizer = tower(name)
+    assert isinstance(decoder, Decoder) and tokenizer is not None, f"{name} doesn't speak"
+    tokenizer.add_control("<image>")
+    return decoder, tokenizer, CHATML_TEMPLATE

@@ -1,0 +1,116 @@
+"""Every recipe: its run survives the file and back, paper scale counts its parameters, words change settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chiasm.core.errors import ConfigError
+from chiasm.recipes.run import SCALES, Run, find_recipe, recipes
+from chiasm.recipes.running.carry import counts
+from chiasm.recipes.running.settings import changed, differences, read_run, resolve, write_run
+
+PUBLISHED = {
+    "clip_vit_b_32_paper": 151_277_313,
+    "clip_vit_l_14_paper": 427_616_513,
+    "clip_rn50_paper": 102_007_137,
+    "siglip_b_16_224_paper": 203_155_970,
+    "siglip_so400m_14_384_paper": 877_960_498,
+    "llava_7b_align_paper": 1024 * 4096 + 4096,
+    "llava_1_5_7b_align_paper": 20_979_712,
+    "llava_1_5_7b_paper": 6_759_919_616,
+    "llava_next_vicuna_7b_paper": 7_063_431_168,
+}
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_a_run_survives_its_file(name: str, tmp_path: Path) -> None:
+    recipe = recipes()[name]
+    assert recipe.scale in SCALES and recipe.needs and recipe.family
+    run = recipe.run()
+    write_run(run, tmp_path / "recipe.yaml")
+    assert read_run(tmp_path / "recipe.yaml") == run == resolve(str(tmp_path / "recipe.yaml"))
+    if run.after is not None:
+        assert find_recipe(run.after).family
+
+
+@pytest.mark.parametrize("name", sorted(name for name, known in recipes().items() if known.scale == "paper"))
+def test_paper_scale_is_counted_without_a_weight(name: str) -> None:
+    total = counts(recipes()[name].run())["total"]
+    assert 0 < total["trainable"] <= total["all"]
+    if name in PUBLISHED:
+        assert total["trainable"] == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "llava", "llava_next"])
+def test_a_family_has_three_scales(family: str) -> None:
+    assert {known.scale for known in recipes().values() if known.family == family} == set(SCALES)
+    assert f"{family}_pico" in recipes() and recipes()[f"{family}_pico"].needs == "generated scenes"
+
+
+def test_words_change_settings() -> None:
+    run = resolve(
+        "clip-pico",
+        [
+            "steps=5", "optimizer=Muon", "optimizer.momentum=0.5", 'data=["a","b"]', "data.1.weight=2", "clip=null",
+            "groups.0.learning_rate=1", "schedule.warmup=3", "model=Tiny", "freeze=^vision", "bf16=true",
+        ],
+    )  # fmt: skip
+    assert run.steps == 5 and run.clip is None and run.freeze == ("^vision",) and run.bf16
+    assert type(run.optimizer).__name__ == "Muon" and run.optimizer.momentum == 0.5  # type: ignore[attr-defined]
+    assert [(source.name, source.weight) for source in run.data] == [("a", 1.0), ("b", 2.0)]
+    assert run.groups[0].learning_rate == 1.0 and type(run.model).__name__ == "Tiny"
+    assert resolve("clip_pico", ["data=/a/b,c"]).data[0].name == "/a/b,c"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ("stps=2", "setting_unknown", "nearest is 'steps'"),
+        ("schedule.warmpu=2", "setting_unknown", "nearest is 'schedule.warmup'"),
+        ("optimzer.eps=2", "setting_unknown", "nearest is 'optimizer"),
+        ("data.7.name=a", "setting_unknown", "places"),
+        ("seed.x=1", "setting_unknown", "part that has none"),
+        ("optimizer=Mun", "setting_type", "nearest is muon"),
+        ("seed=abc", "setting_type", "not int"),
+        ("groups=3", "setting_type", "not a list"),
+        ("steps=0", "setting_range", "steps is 0, the least is 1"),
+        ("parallel=tensor", "setting_range", "tensor"),
+    ],
+)
+def test_a_wrong_change_is_named(change: str, code: str, words: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        changed(recipes()["clip_pico"].run(), change)
+    assert raised.value.code == code and words in raised.value.what
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("- 1", "recipe_unreadable"),
+        ("a: [", "recipe_unreadable"),
+        ("stps: 3", "setting_unknown"),
+        (None, "recipe_unknown"),
+    ],
+)
+def test_a_wrong_file_is_named(text: str | None, code: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        resolve(str(path))
+    assert raised.value.code == code
+
+
+def test_a_file_may_say_only_what_it_changes(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("recipe: clip_pico\nsteps: 7\n")
+    run = resolve(str(tmp_path / "mine.yaml"))
+    assert run == replace(recipes()["clip_pico"].run(), steps=7)
+
+
+def test_what_may_change_in_a_run_that_goes_on() -> None:
+    run = Run(recipe="x")
+    assert differences(run, replace(run, steps=9, workers=2, checkpoint_every=3)) == []
+    assert differences(run, replace(run, seed=4)) == [("seed", 0, 4)]
