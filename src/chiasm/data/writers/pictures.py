@@ -33,7 +33,7 @@ class FolderWriter(Writer):
         if captions:
             (self.folder / f"{number:09d}.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
         self.pictures += 1
-        self.left_out["annotations"] += bool(sample.annotations)
+        self.left_out["annotations"] += bool(set(sample.annotations) - {"id"})
 
     def close(self) -> None:
         """Nothing is left."""

@@ -41,7 +41,7 @@ class TableWriter(Writer):
         words = [pair.question, pair.reply] if pair.question else [pair.reply]
         csv.writer(self._file, delimiter=self.delimiter).writerow([path, *words])
         self.left_out["captions"] += len(sample.captions) > 1
-        self.left_out["annotations"] += bool(sample.annotations)
+        self.left_out["annotations"] += bool(set(sample.annotations) - {"id"})
 
     def close(self) -> None:
         """End the file."""
