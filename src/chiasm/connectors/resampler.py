@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from chiasm.nn.attention import AttentionConfig
+from chiasm.nn.attention import AttentionConfig, QKNormConfig
 from chiasm.nn.masks import EVERYTHING, AttentionMask, real_tokens
 from chiasm.nn.mlp import MLPConfig
 
@@ -29,6 +29,7 @@ class ResamplerConfig:
         act: activation of the MLPs.
         norm_eps: ε of every LayerNorm.
         max_frames: learned time embeddings; 0 = none, and all frames look alike.
+        qk_norm: queries and keys pass a LayerNorm a head (IDEFICS).
     """
 
     input_dim: int
@@ -41,6 +42,7 @@ class ResamplerConfig:
     act: str = "gelu"
     norm_eps: float = 1e-5
     max_frames: int = 0
+    qk_norm: bool = False
 
     def visual_tokens(self, patches: int) -> int:
         """Tokens that `patches` features become."""
@@ -58,7 +60,12 @@ class ResamplerBlock(nn.Module):
         width = config.input_dim
         self.norm_context, self.norm1, self.norm2 = (nn.LayerNorm(width, eps=config.norm_eps) for _ in range(3))
         self.attn = AttentionConfig(
-            hidden_dim=width, num_heads=config.num_heads, head_dim=config.head_dim, qkv_bias=False, out_bias=False
+            hidden_dim=width,
+            num_heads=config.num_heads,
+            head_dim=config.head_dim,
+            qkv_bias=False,
+            out_bias=False,
+            qk_norm=QKNormConfig(eps=1e-5, per_head=True, layer_norm=True) if config.qk_norm else None,
         ).build()
         self.mlp = MLPConfig(input_dim=width, hidden_dim=config.mlp_dim, act=config.act, bias=False).build()
 

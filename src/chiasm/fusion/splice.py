@@ -7,6 +7,7 @@ how features are read off its tower (`visual_features`) and how one picture's cr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -197,17 +198,26 @@ def splice(embeds: torch.Tensor, pictures: list[torch.Tensor], spans: list[Image
     Raises:
         PromptError: counts disagree; both numbers and the picture are named.
     """
-    if len(pictures) != len(spans):
-        raise PromptError("image_count", f"{len(pictures)} pictures encoded, {len(spans)} picture slots in the prompts")
-    rows: list[int] = []
-    columns: list[int] = []
-    for index, (tokens, span) in enumerate(zip(pictures, spans, strict=True)):
-        if len(tokens) != span.stop - span.start:
-            slot = span.stop - span.start
-            raise PromptError(
-                "image_tokens", f"picture {index} has {len(tokens)} visual tokens, its slot {slot} positions"
-            )
-        rows += [span.row] * len(tokens)
-        columns += range(span.start, span.stop)
+    check_slots([len(tokens) for tokens in pictures], spans)
+    rows = [span.row for span in spans for _ in range(span.start, span.stop)]
+    columns = [column for span in spans for column in range(span.start, span.stop)]
     where = (torch.tensor(rows, device=embeds.device), torch.tensor(columns, device=embeds.device))
     return embeds.index_put(where, torch.cat(pictures).to(embeds.dtype))
+
+
+def check_slots(counts: Sequence[int], spans: Sequence[ImageSpan]) -> None:
+    """Refuse pictures that don't fill their slots.
+
+    Args:
+        counts: tokens of each picture in the text's stream.
+        spans: the slots.
+
+    Raises:
+        PromptError: counts disagree; both numbers and the picture are named.
+    """
+    if len(counts) != len(spans):
+        raise PromptError("image_count", f"{len(counts)} pictures encoded, {len(spans)} picture slots in the prompts")
+    for index, (count, span) in enumerate(zip(counts, spans, strict=True)):
+        slot = span.stop - span.start
+        if count != slot:
+            raise PromptError("image_tokens", f"picture {index} has {count} visual tokens, its slot {slot} positions")

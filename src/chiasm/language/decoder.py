@@ -9,6 +9,7 @@ attention and MLP in parallel, one head of keys and values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -168,6 +169,7 @@ class Decoder(nn.Module):
         positions: torch.Tensor | None = None,
         cache: Cache | None = None,
         route: torch.Tensor | None = None,
+        before: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Hidden states of new tokens.
 
@@ -178,6 +180,7 @@ class Decoder(nn.Module):
             positions: (B, T) or (1, T) positions, or (3, B, T) for M-RoPE; None = counted from the cache's length.
             cache: keys and values so far; T new ones are added.
             route: (B, T) bool, the tokens that take the visual weights of routed layers; None = none.
+            before: (number of a layer, the states it would read) → the states it reads; None = they stay.
 
         Returns:
             (B, T, D), normalised; `logits` turns them into scores.
@@ -199,6 +202,7 @@ class Decoder(nn.Module):
             x = x + self.positions(positions, x.dtype)
         more = {} if route is None else {"route": route}
         for layer, block in enumerate(self.blocks):
+            x = x if before is None else before(layer, x)
             x = block(x, mask=mask, rotary=rotary, cache=cache, layer=layer, **more)
         if cache is not None:
             cache.advance(length)

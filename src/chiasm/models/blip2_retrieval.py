@@ -1,4 +1,4 @@
-"""BLIP-2, first stage (Li et al. 2023, §3.2): the Q-Former learns to speak of pictures before there is a language model.
+"""BLIP-2, first stage (Li et al. 2023, §3.2): the Q-Former learns to speak of pictures, with no language model yet.
 
 One Q-Former in three modes that differ in their self-attention mask alone (fig. 2). Contrast: queries and text apart; a
 pair is as similar as its best query. Matching: all see all; the queries' scores are averaged. Captioning: the text sees

@@ -97,6 +97,28 @@ def magneto(
     )
 
 
+def chinchilla(vocab: int, width: int, layers: int, heads: int, *, context: int = 2048) -> DecoderConfig:
+    """Chinchilla (Hoffmann et al. 2022, table A9; RMSNorm as in Gopher), with rotary positions."""
+    return DecoderConfig(
+        vocab_size=vocab,
+        hidden_dim=width,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=128,
+        mlp_dim=4 * width,
+        context_length=context,
+        norm_eps=1e-6,
+        rotary=RotaryConfig(),
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        gated=False,
+        tie_embeddings=True,
+        act="gelu",
+    )
+
+
 def palm(vocab: int, width: int, layers: int, heads: int, *, head_dim: int = 256, context: int = 2048) -> DecoderConfig:
     """PaLM (Chowdhery et al. 2022, §2 and table 1): the MLP is 4·D wide, and gated."""
     return DecoderConfig(

@@ -20,6 +20,11 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def squared_relu(x: torch.Tensor) -> torch.Tensor:
+    """max(x, 0)² (So et al. 2021, "Primer", §4), any shape."""
+    return F.relu(x).square()
+
+
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "quick_gelu": quick_gelu,
     "gelu": F.gelu,
@@ -28,6 +33,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
     "swish": F.silu,
     "relu": F.relu,
+    "relu2": squared_relu,
 }
 
 

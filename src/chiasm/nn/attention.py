@@ -23,10 +23,12 @@ class QKNormConfig:
     Attributes:
         eps: ε.
         per_head: over each head's C features (Qwen3); False = over all heads at once (InternViT-6B, OLMoE).
+        layer_norm: a LayerNorm, not an RMSNorm (IDEFICS' resampler).
     """
 
     eps: float = 1e-6
     per_head: bool = False
+    layer_norm: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +83,8 @@ class Attention(nn.Module):
         self.k_norm: nn.Module = nn.Identity()
         if config.qk_norm is not None:
             widths = (self.head_dim,) * 2 if self.norm_heads else (inner, kv_inner)
-            self.q_norm, self.k_norm = (RMSNorm(width, config.qk_norm.eps) for width in widths)
+            kind = nn.LayerNorm if config.qk_norm.layer_norm else RMSNorm
+            self.q_norm, self.k_norm = (kind(width, config.qk_norm.eps) for width in widths)
         eps = config.inner_norm_eps
         self.inner_norm = nn.Identity() if eps is None else nn.LayerNorm(inner, eps=eps)
         self.o_proj = nn.Linear(inner, config.output_dim or config.hidden_dim, bias=config.out_bias)

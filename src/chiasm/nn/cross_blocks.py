@@ -92,7 +92,7 @@ class GatedCrossBlock(nn.Module):
         self,
         x: torch.Tensor,
         *,
-        projected: tuple[torch.Tensor, torch.Tensor],
+        projected: tuple[torch.Tensor, torch.Tensor] | None,
         mask: AttentionMask = EVERYTHING,
         sees: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -100,15 +100,16 @@ class GatedCrossBlock(nn.Module):
 
         Args:
             x: (B, T, D).
-            projected: keys and values of the pictures, from this layer's `cross_attn.project`.
+            projected: keys and values of the pictures, from this layer's `cross_attn.project`; None = there are none.
             mask: which of them each token sees.
             sees: (B, T, 1) bool, False where a token sees no picture at all: attention adds 0 there; None = all see.
 
         Returns:
             (B, T, D).
         """
-        seen = self.cross_attn(self.norm1(x), mask=mask, projected=projected)
-        if sees is not None:
-            seen = seen.masked_fill(~sees, 0.0)
-        x = x + self.attn_gate.tanh() * seen
+        if projected is not None:
+            seen = self.cross_attn(self.norm1(x), mask=mask, projected=projected)
+            if sees is not None:
+                seen = seen.masked_fill(~sees, 0.0)
+            x = x + self.attn_gate.tanh() * seen
         return x + self.mlp_gate.tanh() * self.mlp(self.norm2(x))

@@ -86,7 +86,7 @@ def tiny_tokenizer(
             "opt" (byte-level BPE that begins every text with its end token).
         image_token: the placeholder that "chatml", "llama" and "opt" get as a control token.
         merges: how many BPE merges to learn.
-        controls: further control tokens of "chatml".
+        controls: further control tokens of "chatml" and "opt".
 
     Returns:
         A tokenizer of 300 to 600 tokens that works like its big relative; chatml and llama come with a chat
@@ -97,7 +97,7 @@ def tiny_tokenizer(
     if kind == "llama":
         return _llama(image_token, merges)
     if kind == "opt":
-        return _opt(image_token, merges)
+        return _opt(image_token, merges, controls)
     if kind == "clip":
         return _clip(merges)
     if kind == "siglip":
@@ -120,14 +120,15 @@ def _chatml(image_token: str, count: int, controls: Sequence[str]) -> Tokenizer:
     return Tokenizer(backend, named=named, chat_template=template, model_max_length=2048)
 
 
-def _opt(image_token: str, count: int) -> Tokenizer:
+def _opt(image_token: str, count: int, controls: Sequence[str]) -> Tokenizer:
     named = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     words = _words(pre_tokenizers.ByteLevel(add_prefix_space=False))
     pairs = learn_merges([list(word) for word in words], count)
     vocab = _number([*special, *_byte_alphabet(), *("".join(pair) for pair in pairs)])
     backend = byte_level_bpe(vocab, pairs, digits=False)
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*special, image_token)])
+    every = (*special, image_token, *controls)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in every])
     start = [("</s>", vocab["</s>"])]
     backend.post_processor = processors.TemplateProcessing(single="</s>:0 $A:0", special_tokens=start)
     return Tokenizer(backend, named=named, model_max_length=2048)

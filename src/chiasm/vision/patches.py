@@ -25,6 +25,11 @@ class PatchSelection:
         """Features of one crop."""
         return tower.grid**2 + (tower.class_token and self.keep_class_token)
 
+    def unread(self, tower: ViTConfig) -> tuple[str, ...]:
+        """What of the tower takes no part: names begin so."""
+        beyond = range(tower.num_layers + 1 + self.layer if self.layer < 0 else self.layer, tower.num_layers)
+        return ("norm_post.", *(f"blocks.{index}." for index in beyond))
+
     def read(self, vision: ViT, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w) pixels → (B, P, D) features, not normalised."""
         features = vision.features(pixels, self.layer)
@@ -44,6 +49,10 @@ class FinalStates:
     def count(self, tower: ViTConfig) -> int:
         """Features of one crop."""
         return tower.grid**2 + (tower.class_token and self.keep_class_token)
+
+    def unread(self, tower: ViTConfig) -> tuple[str, ...]:
+        """What of the tower takes no part: nothing."""
+        return ()
 
     def read(self, vision: ViT, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w) pixels → (B, P, D) features."""

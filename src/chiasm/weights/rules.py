@@ -157,6 +157,31 @@ class Split(Rule):
 
 
 @dataclass(frozen=True, slots=True)
+class Join(Rule):
+    """Their tensors, one below the other, are ours; `sizes` are their rows."""
+
+    theirs: tuple[str, ...]
+    ours: str
+    sizes: tuple[int, ...]
+
+    def patterns(self, side: Side) -> tuple[str, ...]:
+        """The patterns on one side."""
+        return self.theirs if side == "theirs" else (self.ours,)
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Join."""
+        return [torch.cat(list(tensors))]
+
+    def backward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Cut."""
+        return list(tensors[0].split(list(self.sizes)))
+
+    def prefixed(self, theirs: str, ours: str) -> Rule:
+        """The same rule inside a larger model."""
+        return replace(self, theirs=tuple(theirs + name for name in self.theirs), ours=ours + self.ours)
+
+
+@dataclass(frozen=True, slots=True)
 class SplitTranspose(Split):
     """Their fused matrix stands input first: transposed, then cut into ours along the output."""
 

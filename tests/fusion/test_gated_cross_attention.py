@@ -1,0 +1,225 @@
+"""Who sees which picture, against a rule written token by token; what gates, caches and frozen parts promise."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import chiasm
+from chiasm.core.batch import Batch, ImageSpan
+from chiasm.core.errors import PromptError
+from chiasm.fusion.gated_cross_attention import NONE, Gallery, picture_slots, visible_pictures, within_texts
+
+END = 9  # the id that ends a document in these layouts
+
+
+@st.composite
+def layouts(draw):
+    """Rows of words, pictures and document ends; with the spans in reading order."""
+    rows = draw(st.lists(st.lists(st.sampled_from("wwwpe"), min_size=1, max_size=14), min_size=1, max_size=4))
+    length = max(map(len, rows))
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    spans = []
+    for row, items in enumerate(rows):
+        start = length - len(items)
+        for at, item in enumerate(items, start):
+            if item == "p":
+                spans.append(ImageSpan(row, at, at + 1))
+            ids[row, at] = {"w": 1, "p": 2, "e": END}[item]
+    return ids, spans
+
+
+def brute(ids, spans, reset) -> list[list[int]]:
+    """Walk every row from the left and remember the picture in sight."""
+    starts = {(span.row, span.start): number for number, span in enumerate(spans)}
+    seen = []
+    for row, line in enumerate(ids.tolist()):
+        now, out = NONE, []
+        ended = False
+        for column, token in enumerate(line):
+            if (row, column) in starts:
+                now, ended = starts[row, column], False
+            out.append(NONE if ended else now)
+            ended = ended or (reset is not None and token == reset)
+        seen.append(out)
+    return seen
+
+
+@settings(max_examples=1000, deadline=None)
+@given(layouts(), st.sampled_from([None, END]))
+def test_visible_pictures_equal_the_rule(layout, reset) -> None:
+    ids, spans = layout
+    seen = visible_pictures(spans, ids, reset)
+    assert seen.tolist() == brute(ids, spans, reset)
+    slots = picture_slots(spans, len(ids))
+    tokens = 3
+    projected = {0: (torch.zeros(max(1, len(spans)), 1, tokens, 2),) * 2}
+    mask, sees = Gallery(projected, seen, slots).mask(0)
+    for row in range(len(ids)):
+        for column in range(ids.shape[1]):
+            shown = mask.allowed[row, 0, column].view(-1, tokens)
+            assert bool((shown.all(1) == shown.any(1)).all()), "a picture is seen whole or not at all"
+            if seen[row, column] == NONE:
+                assert not sees[row, column]
+            else:
+                assert sees[row, column] and slots[row][shown[:, 0]].tolist() == [int(seen[row, column])]
+
+
+@settings(max_examples=200, deadline=None)
+@given(layouts(), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_packed_texts_see_their_own_pictures_and_the_beginnings(layout, texts, random) -> None:
+    ids, spans = layout
+    segments = torch.stack(
+        [torch.tensor(sorted(random.randint(0, texts) for _ in range(ids.shape[1]))) for _ in range(len(ids))]
+    )
+    seen = within_texts(visible_pictures(spans, ids), spans, segments, None)
+    for row in range(len(ids)):
+        for column in range(ids.shape[1]):
+            mine = [
+                number
+                for number, span in enumerate(spans)
+                if span.row == row and span.start <= column and segments[row, span.start] in (0, segments[row, column])
+            ]
+            assert seen[row, column] == (mine[-1] if mine else NONE)
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+
+
+def talk(*parts) -> list[dict]:
+    content = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": picture(part)}
+        for part in parts
+    ]
+    return [{"role": "user", "content": content}]
+
+
+@pytest.fixture(params=["flamingo"])
+def model(request):
+    return chiasm.new(request.param)
+
+
+def opened(model) -> None:
+    """Gates away from 0, as training leaves them."""
+    for name, parameter in model.module.named_parameters():
+        if name.endswith("_gate"):
+            parameter.data.fill_(0.7)
+
+
+def test_at_the_start_the_model_is_its_language_model_exactly(model) -> None:
+    batch = model.processor([talk("a", 1, "red cat", 2, "and more"), talk("b", 3)])
+    with torch.no_grad():
+        whole = model.module(batch)
+        text = Batch(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        language = model.module.language
+        positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+        embeds = language.embed_tokens(text.input_ids)
+        alone = language.logits(language(embeds, attend=text.attention_mask, positions=positions))
+    assert torch.equal(whole, alone)
+    opened(model)
+    with torch.no_grad():
+        assert (model.module(batch) - whole).abs().max() > 1e-4
+
+
+def test_a_token_depends_on_its_own_picture_alone(model) -> None:
+    opened(model)
+    first, second, changed = (talk("so", a, "red", b, "blue") for a, b in ((1, 2), (7, 2), (1, 7)))
+    batch = model.processor([first])
+    spans = batch.spans
+    with torch.no_grad():
+        outs = [model.module.hidden(model.processor([each]))[0] for each in (first, second, changed)]
+        # below the first self-attention nothing is passed on: so a model of one gated layer is looked at, too
+    assert torch.equal(outs[0][: spans[0].start], outs[1][: spans[0].start])
+    assert torch.equal(outs[0][: spans[1].start], outs[2][: spans[1].start])
+    assert not torch.equal(outs[0][spans[1].start :], outs[2][spans[1].start :])
+    seen = visible_pictures(spans, batch.input_ids)
+    assert (seen[0, : spans[0].start] == NONE).all() and (seen[0, spans[1].start :] == 1).all()
+
+
+def test_a_pictures_keys_and_values_are_computed_once(model) -> None:
+    opened(model)
+    counted: dict[str, int] = {}
+
+    def count(name):
+        def hook(module, inputs, output):
+            counted[name] = counted.get(name, 0) + inputs[0].shape[0] * inputs[0].shape[1]
+
+        return hook
+
+    for name, part in model.module.named_modules():
+        if name.startswith("gates.") and name.endswith(("k_proj", "v_proj")):
+            part.register_forward_hook(count(name))
+    resampled = []
+    model.module.connector.register_forward_hook(lambda m, i, o: resampled.append(o.shape[0]))
+    latents = model.config.connector.num_latents
+    model.generate([talk("a", 1, "b", 2, "c", 3, "d", 4, "e")], max_new_tokens=12)
+    assert set(counted.values()) == {4 * latents} and sum(resampled) == 4
+    counted.clear()
+    model.generate([talk("a", 1, "b", 2, "c")], max_new_tokens=12, num_beams=3)
+    assert set(counted.values()) == {2 * latents}
+
+
+def test_decoding_goes_on_with_the_last_picture_and_without_any(model) -> None:
+    opened(model)
+    talks = [talk("no picture here"), talk("a", 1, "b", 2, "what"), talk(3, "x")]
+    batch = model.processor(talks)
+    with torch.no_grad():
+        logits, state = model.module.prefill(batch, batch.input_ids.shape[1] + 4)
+        steps = [logits]
+        for _ in range(4):
+            token = steps[-1].argmax(-1)
+            steps.append(model.module.decode(token, state))
+            batch.input_ids = torch.cat((batch.input_ids, token[:, None]), 1)
+            batch.attention_mask = torch.nn.functional.pad(batch.attention_mask, (0, 1), value=True)
+        full = model.module(batch)[:, -5:]
+    assert (torch.stack(steps, 1) - full).abs().max() <= 1e-5
+    alone = model.generate([talk("no picture here")], max_new_tokens=6)[0]
+    assert alone.token_ids == model.generate(talks, max_new_tokens=6)[0].token_ids
+
+
+def test_frozen_parts_do_not_move_and_text_alone_stays_as_it_was(model) -> None:
+    module = model.module
+    text = model.processor([talk("only words here")])
+    module.requires_grad_(False)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name.startswith(("connector.", "gates.")))
+    frozen = {name: p.clone() for name, p in module.named_parameters() if not p.requires_grad}
+    with torch.no_grad():
+        language = module.language
+        before = language.logits(language(language.embed_tokens(text.input_ids)))
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.05)
+    reply = [{"role": "assistant", "content": "a red cat"}]
+    batch = model.processor([talk("a", 1) + reply], add_generation_prompt=False, supervise=True)
+    losses = []
+    for _ in range(6):
+        logits = module(batch)
+        loss = torch.nn.functional.cross_entropy(logits[0, :-1], batch.labels[0, 1:], ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    for name, parameter in module.named_parameters():
+        if name in frozen:
+            assert torch.equal(parameter, frozen[name]), name
+    with torch.no_grad():
+        assert torch.equal(language.logits(language(language.embed_tokens(text.input_ids))), before)
+
+
+def test_a_picture_beyond_the_last_slot_is_named(model) -> None:
+    batch = model.processor([talk(1, "a", 2)])
+    with pytest.raises(PromptError, match="2 pictures encoded, 1 picture slots"):
+        model.module(dataclasses.replace(batch, spans=batch.spans[:1], plans=batch.plans))
+
+
+def test_videos_are_refused_where_the_family_takes_none(model) -> None:
+    film = {"type": "video", "video": [picture(1), picture(2)], "fps": 1.0}
+    with pytest.raises(PromptError, match="video"):
+        model.processor([[{"role": "user", "content": [film, {"type": "text", "text": "what?"}]}]])
