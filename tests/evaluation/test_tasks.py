@@ -275,6 +275,20 @@ def charades(root: Path) -> None:
     )
 
 
+@copy_of("answers")
+def own_answers(root: Path) -> None:
+    pictures(root, "1.png", "2.png")
+    rows = [{"image": f"{n}.png", "question": "What is it?", "answer": "dog"} for n in (1, 2)]
+    write(root / "rows.jsonl", lines([*rows, {"image": "1.png", "question": " ", "answer": "dog"}]))
+
+
+@copy_of("captions", "retrieval")
+def own_captions(root: Path) -> None:
+    pictures(root, "1.png", "2.png")
+    rows = [{"image": f"{n}.png", "caption": f"a dog {n}"} for n in (1, 2)]
+    write(root / "rows.jsonl", lines([*rows, {"image": "1.png", "caption": " "}]))
+
+
 @copy_of("folders")
 def folders(root: Path) -> None:
     pictures(root, "red_dog/1.png", "red_dog/2.png", "cat/1.png")
@@ -348,7 +362,7 @@ def test_right_answers_score_in_full_and_wrong_ones_nothing(name: str, load: Cal
             answers = [task.parse(output, item) for output, item in zip(outputs, found.items, strict=True)]
             values = [float(value or 0) for value in metric.values(found.items, answers)]
             figures.append(metric.pool(found.items, answers, values) if metric.pool else sum(values) / len(values))
-        if name.endswith("_captions"):
+        if name.endswith("captions"):
             assert figures[0] > figures[1]
         else:
             assert figures == [pytest.approx(full.get(metric.name, 1.0)), pytest.approx(0.0, abs=0.15)], metric.name

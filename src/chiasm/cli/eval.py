@@ -36,7 +36,7 @@ def eval(
         model: A bundled name, a folder, or a hub id.
         tasks: Names of tasks or of groups of tasks, separated by commas; see --list.
         out: Folder of the run: outputs, results, report; by default eval/MODEL.
-        data: Folder of a task's data, FOLDER or TASK=FOLDER; may be repeated.
+        data: A task's data, FOLDER or TASK=FOLDER; may be repeated; a data set's name for answers, captions, retrieval.
         split: Which part of the data, where a task has several.
         limit: Items a task.
         batch_size: Questions asked together; no figure depends on it.
@@ -100,11 +100,15 @@ def _tell(found: dict[str, Any], folder: Path, differences: Any, options: Loadin
     say(f"{folder / 'report.html'}")
 
 
-def _folders(words: tuple[str, ...]) -> dict[str, Path]:
-    found = {}
+def _folders(words: tuple[str, ...]) -> dict[str, Path | str]:
+    from chiasm.evaluation.tasks import tasks as known
+
+    names = {name for task in known().values() for name in (task.name, task.group) if name}
+    found: dict[str, Path | str] = {}
     for word in words:
         name, equals, folder = word.partition("=")
-        found[name if equals else ""] = Path(folder if equals else name)
+        own = bool(equals) and name in names  # a data set's own name may hold an equals sign
+        found[name if own else ""] = folder if own else word
     return found
 
 

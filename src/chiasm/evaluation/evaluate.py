@@ -13,6 +13,7 @@ from typing import Any
 from chiasm.core.errors import ChiasmError, ConfigError
 from chiasm.core.messages import Conversation
 from chiasm.core.samples import Dataset
+from chiasm.data.named import is_named
 from chiasm.data.rows import Fault
 from chiasm.evaluation.asking import Asked, Request, ask_all, plan
 from chiasm.evaluation.controls import CONDITIONS, media_key, parts_of, pictures_of
@@ -53,7 +54,7 @@ class Plan:
 
     tasks: Sequence[Task]
     out: Path
-    folders: Mapping[str, Path] = field(default_factory=dict)
+    folders: Mapping[str, Path | str] = field(default_factory=dict)
     split: str | None = None
     limit: int | None = None
     batch_size: int = 8
@@ -180,7 +181,7 @@ def _able(predictor: Predictor, settings: Plan) -> tuple[list[Task], dict[str, s
     return able, skipped
 
 
-def _folder(task: Task, settings: Plan) -> Path | None:
+def _folder(task: Task, settings: Plan) -> Path | str | None:
     folder = settings.folders.get(task.name, settings.folders.get(task.group, settings.folders.get("")))
     if not task.needs_folder:
         return None
@@ -188,7 +189,7 @@ def _folder(task: Task, settings: Plan) -> Path | None:
         raise ConfigError(
             "task_folder", f"{task.name} reads your copy of its data; 0 folders were given", hint="--data FOLDER"
         )
-    if not folder.exists():
+    if not Path(folder).exists() and not is_named(str(folder)):
         raise ConfigError("folder_missing", f"{folder} isn't there ({task.name})")
     return folder
 

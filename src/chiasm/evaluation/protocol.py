@@ -78,12 +78,12 @@ class Source:
     """Where a task's data is.
 
     Attributes:
-        folder: the user's copy in the published format; None for tasks that need none.
+        folder: the user's copy in the published format, or a data set's name; None for tasks that need none.
         split: which part, where there are several.
         limit: at most so many items; None = all.
     """
 
-    folder: Path | None = None
+    folder: Path | str | None = None
     split: str | None = None
     limit: int | None = None
 

@@ -23,6 +23,12 @@ Rows = Iterable[tuple[str | int, Mapping[str, Any]]]
 Make = Callable[[str, Mapping[str, Any]], Item | Iterable[Item]]
 
 
+def folder_of(source: Source) -> Path:
+    """The folder of a task that reads one."""
+    assert source.folder is not None
+    return Path(source.folder)
+
+
 def find(source: Source, *patterns: str) -> Path:
     """The one file of a folder that fits: the first pattern with a hit counts.
 
@@ -33,12 +39,12 @@ def find(source: Source, *patterns: str) -> Path:
     Raises:
         DataError: none fits, or a pattern fits several.
     """
-    assert source.folder is not None
-    if source.folder.is_file():
-        return source.folder
+    root = folder_of(source)
+    if root.is_file():
+        return root
     for pattern in patterns:
         spelled = re.sub(r"\*{2,}(?!/)", "*", pattern.replace("{split}", source.split or "*"))
-        found = sorted(source.folder.glob(spelled))
+        found = sorted(root.glob(spelled))
         if len(found) > 1:
             names = ", ".join(path.name for path in found[:5])
             raise DataError(

@@ -16,6 +16,7 @@ from chiasm.data.stamps import digest_of
 from chiasm.evaluation.embedding import ZeroShot
 from chiasm.evaluation.protocol import Item, Items, Source, Task, ask
 from chiasm.evaluation.ranking import classification_metrics, frequent_class
+from chiasm.evaluation.sources import folder_of
 
 PLAIN = ("a photo of a {}", "a picture of a {}", "{}")
 
@@ -28,10 +29,10 @@ def names(table: str) -> tuple[str, ...]:
 
 
 def _items(source: Source, labels: dict[str, str]) -> Items:
-    assert source.folder is not None
+    root = folder_of(source)
     items = []
     for folder, label in labels.items():
-        for path in sorted((source.folder / folder).iterdir()):
+        for path in sorted((root / folder).iterdir()):
             if path.suffix.lower() in SUFFIXES:
                 key = f"{folder}/{path.name}"
                 items.append(Item(key=key, conversation=ask(str(path), ""), references=(label,)))
@@ -42,10 +43,10 @@ def _items(source: Source, labels: dict[str, str]) -> Items:
 
 
 def _folders(source: Source) -> list[str]:
-    assert source.folder is not None
-    found = sorted(path.name for path in source.folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    root = folder_of(source)
+    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(found) < 2:
-        raise DataError("folder_empty", f"{source.folder} holds {len(found)} class folders, at least 2 are needed")
+        raise DataError("folder_empty", f"{root} holds {len(found)} class folders, at least 2 are needed")
     return found
 
 

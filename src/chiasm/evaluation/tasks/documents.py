@@ -16,7 +16,7 @@ from chiasm.evaluation.controls import frequent
 from chiasm.evaluation.metrics.documents import anls, ocr_contains, relaxed_match
 from chiasm.evaluation.protocol import Item, Items, Metric, Source, Task, each
 from chiasm.evaluation.reading import said
-from chiasm.evaluation.sources import build, document, find, finder, listed, question
+from chiasm.evaluation.sources import build, document, find, finder, folder_of, listed, question
 
 
 def _docvqa(source: Source) -> Items:
@@ -33,11 +33,8 @@ def _docvqa(source: Source) -> Items:
 
 
 def _chartqa(source: Source) -> Items:
-    assert source.folder is not None
-    parts = [
-        find(Source(folder=source.folder), f"**/{source.split or 'test'}_{part}.json")
-        for part in ("human", "augmented")
-    ]
+    root = folder_of(source)
+    parts = [find(Source(folder=root), f"**/{source.split or 'test'}_{part}.json") for part in ("human", "augmented")]
     found = []
     for path in parts:
         pictures, part = finder(path, "png"), path.stem.rpartition("_")[2]

@@ -18,17 +18,17 @@ from chiasm.evaluation.controls import frequent
 from chiasm.evaluation.metrics.yes_no import mme, pope
 from chiasm.evaluation.protocol import Item, Items, Metric, Source, Task, each
 from chiasm.evaluation.reading import yes_or_no
-from chiasm.evaluation.sources import build, finder, listed, question
+from chiasm.evaluation.sources import build, finder, folder_of, listed, question
 
 SPLITS = ("random", "popular", "adversarial")
 PICTURES = (".jpg", ".jpeg", ".png")
 
 
 def _pope(source: Source) -> Items:
-    assert source.folder is not None
+    root = folder_of(source)
     found = []
     for part in [source.split] if source.split else SPLITS:
-        for path in sorted(source.folder.glob(f"**/*pope_{part}.json")):
+        for path in sorted(root.glob(f"**/*pope_{part}.json")):
             pictures = finder(path, "val2014")
 
             def make(name: str, row: Any, pictures: Any = pictures, part: str = part) -> Item:
@@ -38,7 +38,7 @@ def _pope(source: Source) -> Items:
 
             found.append(build(path, listed(path), make, source))
     if not found:
-        raise DataError("file_missing", f"{source.folder} holds no file *pope_{{random,popular,adversarial}}.json")
+        raise DataError("file_missing", f"{root} holds no file *pope_{{random,popular,adversarial}}.json")
     turns = zip_longest(*(each.items for each in found))  # so that a limit takes as many of each split
     items = [item for turn in turns for item in turn if item is not None][: source.limit]
     faults = [fault for each in found for fault in each.faults]
@@ -46,11 +46,11 @@ def _pope(source: Source) -> Items:
 
 
 def _mme(source: Source) -> Items:
-    assert source.folder is not None
-    files = sorted(path for path in source.folder.glob("*/**/*.txt"))
+    root = folder_of(source)
+    files = sorted(path for path in root.glob("*/**/*.txt"))
     rows = []
     for path in files:
-        category = path.relative_to(source.folder).parts[0]
+        category = path.relative_to(root).parts[0]
         homes = (path.parent, path.parent.parent / "images", path.parent.parent)
         shown = [home / f"{path.stem}{suffix}" for home in homes for suffix in PICTURES]
         picture = next((str(each) for each in shown if each.is_file()), str(shown[0]))
@@ -67,7 +67,7 @@ def _mme(source: Source) -> Items:
         return question(name, row["picture"], row["question"], answer, ending="", kind=row["category"],
                         group=name.rpartition("/")[0])  # fmt: skip
 
-    found = build(source.folder, rows, make, source)
+    found = build(root, rows, make, source)
     digest = digest_of(*(file_digest(path) for path in files))
     return Items(items=found.items, faults=found.faults, fingerprint=digest)
 

@@ -22,7 +22,7 @@ from chiasm.evaluation.controls import frequent
 from chiasm.evaluation.metrics.choices import LETTERS, circular, open_match, rotations
 from chiasm.evaluation.protocol import Item, Items, Metric, Source, Task, each
 from chiasm.evaluation.reading import letter, said
-from chiasm.evaluation.sources import build, choice, document, find, finder, parquet_rows, question
+from chiasm.evaluation.sources import build, choice, document, find, finder, folder_of, parquet_rows, question
 
 
 def _right(item: Item, answer: Any) -> float:
@@ -38,9 +38,9 @@ ACCURACY = Metric(name="accuracy", values=each(_right))
 
 
 def _ai2d(source: Source) -> Items:
-    assert source.folder is not None
-    folder = source.folder / "questions"
-    ids = source.folder / "ai2d_test_ids.csv"
+    root = folder_of(source)
+    folder = root / "questions"
+    ids = root / "ai2d_test_ids.csv"
     wanted = set(ids.read_text().split()) if ids.is_file() else None
     pictures = finder(folder / "any")
 
@@ -76,7 +76,7 @@ def _scienceqa(source: Source) -> Items:
 
 
 def _mmmu(source: Source) -> Items:
-    assert source.folder is not None
+    root = folder_of(source)
 
     def make(name: str, row: Any) -> Item:
         text, key = row["question"], row["id"]
@@ -90,8 +90,8 @@ def _mmmu(source: Source) -> Items:
         accepted = ast.literal_eval(answer) if isinstance(answer, str) and answer.startswith("[") else answer
         return question(key, shown, text, accepted, kind=kind)
 
-    rows = parquet_rows(source.folder, f"**/{source.split or 'validation'}-*.parquet")
-    return build(source.folder, rows, make, source)
+    rows = parquet_rows(root, f"**/{source.split or 'validation'}-*.parquet")
+    return build(root, rows, make, source)
 
 
 def _mmbench(source: Source) -> Items:

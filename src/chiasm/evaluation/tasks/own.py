@@ -1,0 +1,106 @@
+"""Your own data: any data set that training takes, asked back.
+
+`answers` asks every row's last question and compares with its answers, `captions` and `retrieval` use its captions.
+The data set is named as for training: a file or folder of any known format, or a name such as
+``scenes:test:counting``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from chiasm.core.errors import DataError
+from chiasm.core.messages import Conversation, Message, TextPart
+from chiasm.core.samples import Sample
+from chiasm.data.open import open_dataset
+from chiasm.data.rows import Fault, readable_rows
+from chiasm.evaluation.controls import frequent
+from chiasm.evaluation.embedding import Retrieval
+from chiasm.evaluation.metrics.answers import exact_match
+from chiasm.evaluation.protocol import Item, Items, Metric, Source, Task, each
+from chiasm.evaluation.ranking import retrieval_metrics
+from chiasm.evaluation.reading import said
+from chiasm.evaluation.tasks.scenes import caption_metrics
+
+
+def _load(make: Callable[[Sample], Item], *, different: bool = False) -> Any:
+    """A loader of rows that `make` takes; `different` drops rows whose first reference was there before."""
+
+    def load(source: Source) -> Items:
+        data = open_dataset(str(source.folder))
+        rows, faults = readable_rows(data)
+        items: list[Item] = []
+        seen: set[str] = set()
+        for sample in rows:
+            if source.limit is not None and len(items) == source.limit:
+                break
+            try:
+                item = make(sample)
+            except DataError as error:
+                faults.append(Fault(sample.place, error.code, error.what))
+                continue
+            if not different or item.references[0].lower() not in seen:
+                seen.add(item.references[0].lower())
+                items.append(item)
+        return Items(items=items, faults=list(faults), fingerprint=data.fingerprint)
+
+    return load
+
+
+def _answer(sample: Sample) -> Item:
+    turns = sample.conversation.messages
+    last = max((at for at, turn in enumerate(turns) if turn.role == "user"), default=-1)
+    if last < 0 or not turns[last].text.strip():
+        raise DataError("question_empty", "the row has no question")
+    said_there = turns[last + 1].text if last + 1 < len(turns) else ""
+    references = tuple(map(str, sample.annotations.get("answers", ()))) or ((said_there,) if said_there else ())
+    if not references:
+        raise DataError("references_missing", "the row has no answer")
+    kind = str(sample.annotations.get("task") or sample.annotations.get("kind") or "")
+    return Item(key=sample.key, conversation=Conversation(turns[: last + 1]), references=references, kind=kind)
+
+
+def _caption(prompt: str) -> Callable[[Sample], Item]:
+    def make(sample: Sample) -> Item:
+        if not sample.captions:
+            raise DataError("caption_empty", "the row has 0 captions")
+        shown = tuple(sample.conversation.images())
+        if len(shown) != 1:
+            raise DataError("picture_missing", f"the row has {len(shown)} pictures, a caption has 1")
+        parts = (*shown, TextPart(prompt)) if prompt else shown
+        return Item(key=sample.key, conversation=Conversation((Message("user", parts),)), references=sample.captions)
+
+    return make
+
+
+TASKS = (
+    Task(
+        name="answers",
+        about="questions of your own data",
+        way="generate",
+        load=_load(_answer),
+        parse=said,
+        metrics=(Metric(name="accuracy", values=each(lambda item, answer: exact_match(answer, item.references))),),
+        prior=frequent,
+        max_new_tokens=32,
+    ),
+    Task(
+        name="captions",
+        about="captions of your own data",
+        way="generate",
+        load=_load(_caption("")),
+        parse=said,
+        metrics=caption_metrics(),
+        prior=frequent,
+        max_new_tokens=40,
+    ),
+    Task(
+        name="retrieval",
+        about="captions of your own data, and pictures of captions",
+        way="embed",
+        load=_load(_caption(""), different=True),
+        prepare=Retrieval(),
+        metrics=retrieval_metrics(),
+    ),
+)
