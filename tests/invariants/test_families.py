@@ -108,7 +108,8 @@ def test_saving_and_loading_changes_nothing(model, tmp_path) -> None:
     model.save(tmp_path / "saved")
     again = chiasm.load(tmp_path / "saved")
     with torch.no_grad():
-        assert (forward(model) - forward(again)).abs().max() <= 1e-6
+        # a loaded matrix is stored the other way round, and its products are rounded in another order
+        assert (forward(model) - forward(again)).abs().max() <= 2e-6
     assert again.config == model.config
     with pytest.raises(ChiasmError, match="folder_not_empty"):
         model.save(tmp_path / "saved")

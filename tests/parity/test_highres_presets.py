@@ -17,6 +17,7 @@ CARDS = {
     "internvl2_5_26b": 25514.2, "internvl2_5_38b": 38388.2, "internvl2_5_78b": 78408.3,
     "kimi_vl_a3b": 16407.7,
     "molmo_e_1b": 7210.0, "molmo_7b_o": 7665.0, "molmo_7b_d": 8021.0, "molmo_72b": 73308.0,
+    "cogvlm_17b": 17639.7, "cogvlm2_19b": 19503.1,
 }  # fmt: skip
 PRESETS = {name: config for family in families().values() for name, config in family.presets.items()}
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from chiasm.core.batch import Batch
+from chiasm.core.batch import Batch, ImageSpan
 from chiasm.core.plan import ImagePlan
 from chiasm.fusion.splice import SplicedLM
 from chiasm.vision.native import Grid, NativeViT
@@ -69,7 +69,6 @@ def multimodal_positions(
         (3, B, T).
     """
     positions = base[None].repeat(3, 1, 1)
-    index = torch.arange(base.shape[1], device=base.device)
     for span, plan in zip(batch.spans, batch.plans, strict=True):
         start = int(positions[0, span.row, span.start])
         time, rows, columns = _grid(plan, tokens_per_second, base.device)
@@ -78,15 +77,21 @@ def multimodal_positions(
         taken = max(plan.tokens)
         if past_time and len(time):
             taken = max(taken, int(time[-1]) + 1)
-        later = index >= span.stop
-        if batch.segments is not None:
-            own = batch.segments[span.row, span.start]
-            follows = batch.segments[span.row] == own
-            if batch.trunks is not None:
-                follows |= batch.trunks[span.row] == own
-            later &= follows
-        positions[:, span.row, later] -= plan.num_tokens - taken
+        positions[:, span.row, following(batch, span)] -= plan.num_tokens - taken
     return positions
+
+
+def following(batch: Batch, span: ImageSpan) -> torch.Tensor:
+    """(T,) bool: the tokens of a picture's row whose positions count on from it."""
+    assert batch.input_ids is not None
+    later = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device) >= span.stop
+    if batch.segments is None:
+        return later
+    own = batch.segments[span.row, span.start]
+    follows = batch.segments[span.row] == own
+    if batch.trunks is not None:
+        follows |= batch.trunks[span.row] == own
+    return later & follows
 
 
 def _grid(

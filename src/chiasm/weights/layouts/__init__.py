@@ -20,6 +20,7 @@ NAMES = (
     "blip",
     "vilt",
     "albef",
+    "open_clip_coca",
     "blip2",
     "blip2_retrieval",
     "qwen2_vl",
@@ -28,7 +29,13 @@ NAMES = (
     "internvl_chat",
     "kimi_vl",
     "molmo",
+    "cogvlm",
+    "xcomposer",
 )
+
+
+# Classes of remote code whose configs name no model type, or another family's.
+ARCHITECTURES = {"CogVLMForCausalLM": "cogvlm", "InternLMXComposer2ForCausalLM": "internlmxcomposer2"}
 
 
 def layouts() -> tuple[Layout, ...]:
@@ -50,12 +57,17 @@ def layout_for(config: Mapping[str, Any]) -> Layout:
         ConfigError: ``model_type_missing`` or ``model_type_unknown``, naming the known ones.
     """
     kind = config.get("model_type")
+    named = (config.get("architectures") or [None])[0]
+    if isinstance(named, str):
+        kind = ARCHITECTURES.get(named, kind)
     every = layouts()
     known = ", ".join(sorted({name for layout in every for name in layout.model_types}))
     if not isinstance(kind, str) or not kind:
         raise ConfigError("model_type_missing", f"config.json names no model_type; known: {known}")
     if kind == "llava" and "text_config" not in config and any(key.startswith("mm_") for key in config):
         kind = "llava_llama"  # the authors' own files came first and have the same model_type
+    if kind == "open_clip" and "multimodal_cfg" in (config.get("model_cfg") or {}):
+        kind = "open_clip_coca"
     if kind == "blip-2" and "Blip2ForImageTextRetrieval" in (config.get("architectures") or ()):
         kind = "blip-2-retrieval"
     if kind == "internvl_chat":  # the same files but for the language model's names
