@@ -386,6 +386,7 @@ def test_broken_lines_leave_their_neighbours_alone(home: Path) -> None:
         b'{"image": "0.jpg", "text": NaN}': "json_not_finite",
         b'{"image": "0.jpg", "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}": "json_too_deep",
         b'{"image": "0.jpg", "text": "a", "text": "b"}': "json_malformed",
+        rb'{"image": "0.jpg", "text": "half \ud83d"}': "text_encoding",
         b"[1, 2]": "row_malformed",
         b'{"text": "no picture"}': "column_missing",
         b'{"image": "0.jpg", "text": " "}': "caption_empty",

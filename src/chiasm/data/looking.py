@@ -74,6 +74,17 @@ class Looker:
             self._look(dataset[index], look)
         except ChiasmError as error:
             look.fault = (error.code, error.what.removeprefix(f"{place_of(dataset, index)}: "))
+        except (
+            MemoryError,
+            RecursionError,
+            ValueError,
+            TypeError,
+            LookupError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
+            # whatever a processor trips over is this row's fault, and must not end the look at all others
+            look.fault = ("row_malformed", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
         return look
 
     def _look(self, sample: Sample, look: Look) -> None:

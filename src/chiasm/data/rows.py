@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -67,6 +68,7 @@ class Rows(ABC):
         place = self.place(index)
         try:
             content = self.content(index)
+            _check_text(content)
         except ChiasmError as error:
             raise type(error)(error.code, f"{place}: {error.what}", hint=error.hint) from None
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError) as error:
@@ -86,6 +88,16 @@ class Rows(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, rows={len(self):,}, faults={len(self.faults):,})"
+
+
+def _check_text(content: Content) -> None:
+    """Refuse halves of surrogate pairs, which JSON's escapes can spell and no tokenizer takes."""
+    texts = [message.text for message in content.conversation.messages]
+    try:
+        "".join((*texts, *content.captions)).encode()
+    except UnicodeEncodeError as error:
+        what = f"the row's text holds half a character, U+{ord(error.object[error.start]):04X}"
+        raise DataError("text_encoding", what) from None
 
 
 def readable_rows(dataset: Dataset) -> tuple[Iterator[Sample], list[Fault]]:
@@ -178,7 +190,7 @@ class Joined:
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)} in {self.name}")
         index %= len(self)
-        part = next(i for i in range(len(self.parts)) if index < self.starts[i + 1])
+        part = bisect.bisect_right(self.starts, index) - 1  # the last of equal starts: empty parts are passed over
         return part, index - self.starts[part]
 
     def __getitem__(self, index: int) -> Sample:
