@@ -7,9 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from chiasm.cli.bulk import BULK, Bulk, listed_pictures, picture_vectors
 from chiasm.cli.options import LOADING, Loading
 from chiasm.cli.output import UsageError, emit, say
 
+CHUNK = 32  # pictures of a forward pass
 Many = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
 
 
@@ -20,13 +22,14 @@ def embed(
     image: Many = (),
     text: Many = (),
     out: Path | None = None,
+    bulk: Bulk = BULK,
     options: Loading = LOADING,
 ) -> None:
     """Embed pictures or texts: chiasm embed MODEL --image cat.png dog.png --out cats.npy.
 
     Args:
         model: A bundled name, a folder, or a hub id.
-        image: Picture files.
+        image: Picture files, or folders of them.
         text: Texts.
         out: Where to write the vectors: .npy (pictures or texts) or .safetensors (both).
     """
@@ -39,11 +42,16 @@ def embed(
             f".npy holds one array, {len(image)} pictures and {len(text)} texts make two",
             hint="--out vectors.safetensors",
         )
-    loaded = options.load(model)
+    files = listed_pictures(image)
+    loaded = bulk.checked().load(model, options, needed=bool(text))
+    import torch
+
     vectors = {}
-    if image:
-        vectors["images"] = loaded.embed_images(list(image)).cpu()
+    if files:
+        rows = bulk.run(picture_vectors, loaded, model, options, files, CHUNK)
+        vectors["images"] = torch.stack([torch.as_tensor(row, dtype=torch.float32) for row in rows])
     if text:
+        assert loaded is not None
         vectors["texts"] = loaded.embed_texts(list(text)).cpu()
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ has B rows of the global batch's W·B; the mean of their losses is the loss of t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -140,9 +141,13 @@ def _log_partition(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, tile: 
     return (scale * x @ y.T).logsumexp(1).sum()
 
 
-def _rows(x: torch.Tensor, y: torch.Tensor, tile: int) -> list[slice]:
-    step = max(1, tile // len(y))
-    return [slice(at, min(at + step, len(x))) for at in range(0, len(x), step)]
+def _blocks(x: torch.Tensor, y: torch.Tensor, tile: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Some rows at a time, and their (rows, B) products with all of y, in one buffer: no block outlives its turn."""
+    step = min(len(x), max(1, tile // len(y)))
+    buffer = x.new_empty(step, len(y))
+    for at in range(0, len(x), step):
+        rows = slice(at, min(at + step, len(x)))
+        yield rows, torch.mm(x[rows], y.T, out=buffer[: rows.stop - at])
 
 
 class _OneWay(torch.autograd.Function):
@@ -150,7 +155,9 @@ class _OneWay(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, tile: int) -> torch.Tensor:
-        across = torch.cat([(scale * x[rows] @ y.T).logsumexp(1) for rows in _rows(x, y, tile)])
+        across = x.new_empty(len(x))
+        for rows, block in _blocks(x, y, tile):
+            across[rows] = block.mul_(scale).logsumexp(1)
         ctx.save_for_backward(x, y, scale, across)
         ctx.tile = tile
         return across.double().sum().to(x.dtype)
@@ -159,10 +166,8 @@ class _OneWay(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, y, scale, across = ctx.saved_tensors
         sums = _Sums(x, y, scale)
-        for rows in _rows(x, y, ctx.tile):
-            block = x[rows] @ y.T
-            block.mul_(scale).sub_(across[rows, None]).exp_()
-            sums.add(rows, block)
+        for rows, block in _blocks(x, y, ctx.tile):
+            sums.add(rows, block.mul_(scale).sub_(across[rows, None]).exp_())
         return *sums.scaled(grad), None
 
 
@@ -171,23 +176,20 @@ class _TwoWay(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, tile: int) -> torch.Tensor:
-        across, down = [], x.new_full((len(y),), -torch.inf)
-        for rows in _rows(x, y, tile):
-            block = scale * x[rows] @ y.T
-            across.append(block.logsumexp(1))
-            down = torch.logaddexp(down, block.logsumexp(0))
-        ctx.save_for_backward(x, y, scale, torch.cat(across), down)
+        across, down = x.new_empty(len(x)), x.new_full((len(y),), -torch.inf)
+        for rows, block in _blocks(x, y, tile):
+            across[rows] = block.mul_(scale).logsumexp(1)
+            torch.logaddexp(down, block.logsumexp(0), out=down)
+        ctx.save_for_backward(x, y, scale, across, down)
         ctx.tile = tile
-        return (torch.cat(across).double().sum() + down.double().sum()).to(x.dtype)
+        return (across.double().sum() + down.double().sum()).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, y, scale, across, down = ctx.saved_tensors
         sums = _Sums(x, y, scale)
-        for rows in _rows(x, y, ctx.tile):
-            block = x[rows] @ y.T
-            block.mul_(scale)
-            both = (block - down).exp_()
+        for rows, block in _blocks(x, y, ctx.tile):
+            both = block.mul_(scale).sub(down).exp_()
             both.add_(block.sub_(across[rows, None]).exp_())
             sums.add(rows, both)
         return *sums.scaled(grad), None
@@ -210,8 +212,8 @@ class _Pairwise(torch.autograd.Function):
         ctx.save_for_backward(x, y, scale, bias)
         ctx.rest = same, first, tile
         total = torch.zeros((), dtype=torch.float64, device=x.device)
-        for rows in _rows(x, y, tile):
-            block = scale * x[rows] @ y.T + bias
+        for rows, block in _blocks(x, y, tile):
+            block.mul_(scale).add_(bias)
             total += F.softplus(torch.where(_positive(block, same, first + rows.start), -block, block)).sum().double()
         return total.to(x.dtype)
 
@@ -220,8 +222,7 @@ class _Pairwise(torch.autograd.Function):
         x, y, scale, bias = ctx.saved_tensors
         same, first, tile = ctx.rest
         sums, offset = _Sums(x, y, scale), torch.zeros_like(bias)
-        for rows in _rows(x, y, tile):
-            block = x[rows] @ y.T
+        for rows, block in _blocks(x, y, tile):
             block.mul_(scale).add_(bias).sigmoid_()
             block.sub_(
                 _positive(block, same, first + rows.start).to(block.dtype)
