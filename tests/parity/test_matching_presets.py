@@ -46,3 +46,13 @@ def test_albef_s_towers_are_as_large_as_its_paper_says() -> None:
     module = on_meta(PRESETS["albef_b"].build)
     assert millions(module.vision) == 85.8
     assert millions(module.language, module.word_head) == 123.7
+
+
+# OpenCLIP's own profile of its models; its attention masks and the like are no parameters.
+COCA = {"coca_vit_b_32": 253.56, "coca_vit_l_14": 638.45}
+
+
+@pytest.mark.parametrize("name", sorted(COCA))
+def test_coca_s_counts_are_openclip_s(name) -> None:
+    module = on_meta(families()["coca"].presets[name].build)
+    assert round(sum(p.numel() for p in module.parameters()) / 1e6, 2) == COCA[name]

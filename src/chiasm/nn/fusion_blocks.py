@@ -139,3 +139,28 @@ class FusionBlock(nn.Module):
             assert context.states is not None
             return attend_visibly(attn, x, context.states, context.mask, record)
         return attn(x, context.states, mask=context.mask, projected=context.of(layer))
+
+
+class CrossBlock(nn.Module):
+    """Pre-norm layer that attends to a second stream only, each stream under a norm of its own, then an MLP.
+
+    Args:
+        config: of the attention, the MLP and the norms; both streams are as wide.
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.norm1 = config.norm()
+        self.norm_kv = config.norm()
+        self.attn = config.attention.build()
+        self.norm2 = config.norm()
+        self.mlp = config.mlp.build()
+
+    def project(self, context: torch.Tensor) -> KeysValues:
+        """Keys and values of the (B, S, D) second stream, for any number of calls."""
+        return self.attn.project(self.norm_kv(context))
+
+    def forward(self, x: torch.Tensor, projected: KeysValues) -> torch.Tensor:
+        """(B, T, D) and what `project` gave → (B, T, D)."""
+        x = x + self.attn(self.norm1(x), projected=projected)
+        return x + self.mlp(self.norm2(x))

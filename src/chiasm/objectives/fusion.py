@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from chiasm.core.batch import Batch
-from chiasm.core.errors import ConfigError
+from chiasm.core.errors import ConfigError, DataError
 from chiasm.objectives.config import ObjectiveConfig
+from chiasm.objectives.contrastive import info_nce
 from chiasm.objectives.masked import mask_words
 from chiasm.objectives.matching import matching_loss
 from chiasm.objectives.momentum import (
@@ -197,3 +198,45 @@ class AlignAndFuseObjective(nn.Module):
         return F.cross_entropy(
             logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, label_smoothing=text.smoothing
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContrastAndCaption(ObjectiveConfig):
+    """CoCa's loss (Yu et al. 2022, eq. 4), from one pass: λ_con · InfoNCE + λ_cap · cross-entropy of the next word.
+
+    Attributes:
+        contrast, caption: the two weights.
+    """
+
+    contrast: float = 1.0
+    caption: float = 2.0
+
+    def build(self) -> ContrastAndCaptionObjective:
+        return ContrastAndCaptionObjective(self)
+
+
+class ContrastAndCaptionObjective:
+    """Rows of a batch are pairs of a picture and a text, right-padded."""
+
+    def __init__(self, config: ContrastAndCaption) -> None:
+        self.config = config
+
+    def __call__(self, module: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        """The losses of one batch.
+
+        Raises:
+            DataError: a batch of one.
+        """
+        ids, attend = batch.input_ids, batch.attention_mask
+        assert ids is not None
+        if len(ids) < 2:
+            raise DataError("batch_of_one", f"a batch of {len(ids)} pair has no wrong pairs; at least 2 are needed")
+        images, texts, logits = module.contrast_and_write(batch)
+        contrast = info_nce(images.float(), texts.float(), module.logit_scale.exp())
+        labels = ids[:, 1:] if attend is None else ids[:, 1:].masked_fill(~attend[:, 1:], -100)
+        caption = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+        loss = self.config.contrast * contrast + self.config.caption * caption
+        return {"loss": loss, "contrast": contrast, "caption": caption}
+
+    def after_step(self, module: Any, step: int) -> None:
+        """Nothing to do."""

@@ -23,6 +23,7 @@ NAMES = (
     "open_clip_coca",
     "blip2",
     "blip2_retrieval",
+    "instructblip",
     "qwen2_vl",
     "qwen2_5_vl",
     "internvl",
