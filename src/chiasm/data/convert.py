@@ -19,7 +19,6 @@ from chiasm.core.samples import Dataset
 from chiasm.data.rows import Fault, place_of
 from chiasm.data.writing import Writer
 
-
 _SKIP = "--skip-bad, which leaves it out and says so"
 
 
