@@ -114,8 +114,10 @@ def test_saving_and_loading_changes_nothing(model, tmp_path) -> None:
     with pytest.raises(ChiasmError, match="folder_not_empty"):
         model.save(tmp_path / "saved")
     again.save(tmp_path / "twice")
-    for file in (tmp_path / "saved").iterdir():
-        assert (tmp_path / "twice" / file.name).read_bytes() == file.read_bytes(), file.name
+    for file in (tmp_path / "saved").rglob("*"):
+        if file.is_file():
+            name = file.relative_to(tmp_path / "saved")
+            assert (tmp_path / "twice" / name).read_bytes() == file.read_bytes(), name
 
 
 def test_a_method_without_its_capability_names_the_families_that_have_it(model) -> None:

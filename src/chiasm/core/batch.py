@@ -32,6 +32,8 @@ class Batch:
         plans: one `ImagePlan` a picture, in reading order.
         spans: one `ImageSpan` a picture, in the same order; indices count padding in.
         labels: (B, T) int64, -100 where nothing is supervised; None outside training.
+        instruction_ids: (B, T′) int64, what a connector that reads the question is told; its own tokenizer's ids.
+        instruction_mask: (B, T′) bool, True = a real token of it.
         source_length: columns of `input_ids` that are the prompt, for a model that reads it whole before it writes;
             None = `labels` say it.
         prompts: the rendered prompt strings, for `inspect`.
@@ -49,6 +51,8 @@ class Batch:
     plans: Sequence[ImagePlan] = field(default=())
     spans: Sequence[ImageSpan] = field(default=())
     labels: torch.Tensor | None = None
+    instruction_ids: torch.Tensor | None = None
+    instruction_mask: torch.Tensor | None = None
     source_length: int | None = None
     prompts: Sequence[str] = field(default=())
     segments: torch.Tensor | None = None

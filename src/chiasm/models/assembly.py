@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from chiasm.language.decoder import DecoderConfig
@@ -23,12 +24,14 @@ class Parts:
         pictures: the picture settings, as `preprocessor_config.json` or the newer nested form gives them.
         template: the chat template; None = the prompt is the concatenated text.
         settings: the rest of `processor_config.json`.
+        folder: where it all stands, for families with more than one tokenizer; None = nowhere.
     """
 
     tokenizer: Tokenizer
     pictures: Mapping[str, Any] | None = None
     template: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
     def conversational(self, pictures: ImageProcessor, image_token_id: int, context_length: int | None) -> Processor:
         """The processor of a model that takes conversations."""

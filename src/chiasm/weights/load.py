@@ -205,7 +205,7 @@ def read_parts(folder: Path, description: Mapping[str, Any]) -> Parts:
         pictures = read_json(folder / "preprocessor_config.json")
     template = tokenizer.chat_template or settings.pop("chat_template", None)
     settings = {key: value for key, value in settings.items() if key not in ("auto_map", "chat_template")}
-    return Parts(tokenizer, pictures, template, settings)
+    return Parts(tokenizer, pictures, template, settings, folder)
 
 
 def _model_in(folder: Path) -> Path:
