@@ -9,9 +9,10 @@ import pytest
 from chiasm.core.messages import Conversation, Message, TextPart
 from chiasm.data.text import documents as writing
 from chiasm.data.text.documents import TOLD, Document, Speech, spellings, told
+from chiasm.data.text.quiz import quiz
 from chiasm.data.text.tokens import ANSWER_WEIGHT, END, IMAGE, START, STOP, encode, learn_tokenizer, line_up
 from chiasm.data.text.wordnet import Entry
-from chiasm.data.worlds.director import World, invented
+from chiasm.data.worlds.director import Director, World, invented
 from chiasm.data.worlds.phrases import EVERY
 from chiasm.data.worlds.sprites import COLOURS
 from chiasm.data.worlds.world import TASKS, Scenes
@@ -96,6 +97,36 @@ def test_a_tokenizer_and_a_line_are_functions_of_the_documents(tokenizer: Tokeni
     assert ids.dtype == np.uint16 and ids.shape == weights.shape and (ids == 0).sum() == 20
 
 
+def test_a_quiz_asks_what_its_words_answer() -> None:
+    kinds = set()
+    for index in range(150):
+        stage, asked = quiz(Director(World(seed=1), "train", index, "quiz"))
+        words, actors = stage.words(), {actor.name: actor for actor in stage.actors}
+        assert 5 <= len(asked) <= 10 and len({question for question, _ in asked}) == len(asked)
+        for question, answer in asked:
+            if answer.isdigit():
+                assert int(answer) in stage.counts().values()
+            elif answer in ("yes", "no"):
+                true = answer == "yes"
+                coloured = [actor.phrase for actor in stage.actors if f"{actor.phrase}" in question]
+                named = [name for name in actors if f" {name}" in question]
+                if " no " in question:
+                    assert bool(named) != true
+                elif any(colour in question for colour in COLOURS):
+                    assert bool(coloured) == true, (question, words)
+                    kinds.add("coloured")
+                elif len(named) < 2 and "the" not in question.split():
+                    assert bool(named) == true, (question, words)
+                    kinds.add("there")
+                elif "left of" in question and len(named) == 2:
+                    first, second = sorted(named, key=question.index)
+                    assert (actors[first].center[0] < actors[second].center[0]) == true
+                    kinds.add("left")
+            else:
+                assert answer in words
+    assert kinds == {"coloured", "there", "left"}
+
+
 def test_definitions_become_sentences_and_questions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = [
         Entry(("cat", "true cat"), "noun", "a small animal", ("the cat sat",)),
@@ -104,10 +135,10 @@ def test_definitions_become_sentences_and_questions(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(writing, "entries", lambda: found)
     monkeypatch.setattr(writing, "load_pack", lambda name: [])
     monkeypatch.setattr(writing, "TOLD", {"naming": 1, "few_shot": 1})
-    made = writing.documents(0, 10, 8)
-    assert made == writing.documents(0, 10, 8) and len(made) == 2 + 4 + 4
+    made = writing.documents(0, 10, 8, 3)
+    assert made == writing.documents(0, 10, 8, 3) and len(made) == 2 + 4 + 4 + 3
     texts = [" ".join(speech.text for speech in document) for document in made]
     assert sum("small animal" in text for text in texts) == 1 and "The cat sat." in texts
     assert not any("Felis" in text for text in texts)
-    assert {len(document) for document in made if document[0].shown} == {2, 6, 10}
+    assert {len(document) for document in made if document[0].shown} >= {2, 6, 10, 20}
     assert World(shots=1) != World(shots=2)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from chiasm.core.messages import ImagePart, TextPart, VideoPart
 from chiasm.core.samples import Sample
 from chiasm.data.packs import load_pack
+from chiasm.data.text.quiz import quiz
 from chiasm.data.text.wordnet import Entry, entries
-from chiasm.data.worlds.director import World, invented
+from chiasm.data.worlds.director import Director, World, invented
 from chiasm.data.worlds.phrases import EVERY
 from chiasm.data.worlds.stage import Stage
 from chiasm.data.worlds.tasks.reading import Chart
@@ -23,9 +24,9 @@ from chiasm.data.worlds.world import Scenes
 
 # How often each task is told, beside the others.
 TOLD = {
-    "naming": 5, "position": 5, "counting": 5, "attribute": 6, "comparison": 4, "yes_no": 5, "negation": 4,
-    "describe": 3, "captions": 4, "dialogue": 8, "text": 2, "charts": 2, "small": 1, "pairs": 2, "odd_one_out": 1,
-    "entailment": 3, "few_shot": 5, "video": 2, "temporal": 1, "boxes": 1, "referring": 1, "points": 1,
+    "naming": 3, "position": 1, "counting": 3, "attribute": 2, "comparison": 4, "yes_no": 1, "negation": 2,
+    "describe": 3, "captions": 4, "dialogue": 2, "text": 1, "charts": 1, "small": 1, "pairs": 2, "odd_one_out": 1,
+    "entailment": 2, "few_shot": 3, "video": 1, "temporal": 1, "boxes": 1, "referring": 1, "points": 1,
 }  # fmt: skip
 _WHAT = ("What is {a}?", "What does {w} mean?", "Define {w}.")
 
@@ -42,19 +43,20 @@ class Speech:
 Document = tuple[Speech, ...]
 
 
-def documents(seed: int, definitions: int, scenes: int) -> list[Document]:
+def documents(seed: int, definitions: int, scenes: int, quizzes: int) -> list[Document]:
     """All documents, in a fixed random order.
 
     Args:
         seed: of the order and of the scenes.
         definitions: synsets at most.
         scenes: samples of the generated world.
+        quizzes: scenes with many questions each.
 
     Raises:
         SourceError: a package that can't be fetched.
     """
     rng = random.Random(f"documents {seed}")
-    found = [*_defined(rng, definitions), *_captioned(), *_told(seed, scenes)]
+    found = [*_defined(rng, definitions), *_captioned(), *_told(seed, scenes), *_quizzed(seed, quizzes)]
     rng.shuffle(found)
     return found
 
@@ -98,6 +100,17 @@ def _told(seed: int, count: int) -> Iterator[Document]:
             rows = Scenes("train", [task], max(1, round(count * share / total / len(few_shots))), own)
             for sample in rows:
                 yield told(sample, random.Random(f"told {seed} {number} {sample.key}"))
+
+
+def _quizzed(seed: int, count: int) -> Iterator[Document]:
+    world = World(seed=8_000_000 + seed)
+    for index in range(count):
+        stage, asked = quiz(Director(world, "train", index, "quiz"))
+        speeches: list[Speech] = []
+        for question, answer in asked:
+            shown = "" if speeches else f"{stage.words()}."
+            speeches += [Speech("user", question, shown), Speech("assistant", answer)]
+        yield tuple(speeches)
 
 
 def told(sample: Sample, rng: random.Random) -> Document:

@@ -127,7 +127,7 @@ def dialogue(director: Director) -> Row:
     cast, paint = (names + names[-1:], colours + colours[-1:]) if twice else (names, colours)
     actors = director.actors(cast, paint, director.edges(len(cast), 0.17, 0.34), apart=True)
     stage = director.stage(actors)
-    makers = director.rng.sample((_say_name, _say_place, _say_colour, _say_count, _say_whether), 4)
+    makers = director.rng.sample((say_name, say_place, say_colour, say_count, say_whether), 4)
     turns: list[Turn] = []
     for make in makers[: director.rng.randint(3, 4)]:
         question, answer = make(director, stage, actors, absent)
@@ -144,28 +144,28 @@ def _single(director: Director, stage: Stage, actors: list[Actor]) -> Actor:
     return director.rng.choice([actor for actor in actors if counts[actor.name] == 1])
 
 
-def _say_name(director: Director, stage: Stage, actors: list[Actor], absent: Noun) -> tuple[str, str]:
+def say_name(director: Director, stage: Stage, actors: list[Actor], absent: Noun) -> tuple[str, str]:
     actor = director.rng.choice(actors)
     return director.say(phrases.NAMING_AT, where=at(stage.cell(actor))), actor.name
 
 
-def _say_place(director: Director, stage: Stage, actors: list[Actor], absent: Noun) -> tuple[str, str]:
+def say_place(director: Director, stage: Stage, actors: list[Actor], absent: Noun) -> tuple[str, str]:
     actor = _single(director, stage, actors)
     return director.say(phrases.POSITION, name=actor.name), stage.cell(actor)
 
 
-def _say_colour(director: Director, stage: Stage, actors: list[Actor], absent: Noun) -> tuple[str, str]:
+def say_colour(director: Director, stage: Stage, actors: list[Actor], absent: Noun) -> tuple[str, str]:
     actor = _single(director, stage, actors)
     assert actor.colour is not None
     return director.say(phrases.COLOUR, name=actor.name), actor.colour
 
 
-def _say_count(director: Director, stage: Stage, actors: list[Actor], absent: Noun) -> tuple[str, str]:
+def say_count(director: Director, stage: Stage, actors: list[Actor], absent: Noun) -> tuple[str, str]:
     noun = director.rng.choice([actor.noun for actor in actors])
     return director.say(phrases.COUNTING, names=noun.plural), str(stage.counts()[noun.name])
 
 
-def _say_whether(director: Director, stage: Stage, actors: list[Actor], absent: Noun) -> tuple[str, str]:
+def say_whether(director: Director, stage: Stage, actors: list[Actor], absent: Noun) -> tuple[str, str]:
     present = director.coin()
     noun = director.rng.choice(actors).noun if present else absent
     return director.say(phrases.YES_NO, a_name=noun.with_article), YES_NO[not present]
