@@ -166,7 +166,7 @@ def test_what_only_looks_alike_is_left_alone() -> None:
         for line in range(10):
             draw.text((10, 10 + 20 * line), f"{(i * 7919 + line * 104729) % 10**9}", fill="black", font_size=18)
         pictures.append(page)
-    pictures += [Image.new("RGB", (64, 64), (i * 2, 90, 90)) for i in range(60)]
+    pictures += [Image.new("RGB", (64, 64), (i, 90, 90)) for i in range(60)]
     base = photo(3, (224, 224))
     for x in range(0, 200, 50):
         moved = base.copy()

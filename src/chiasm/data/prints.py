@@ -24,7 +24,7 @@ _BANDS = ((0, 13), (13, 26), (26, 39), (39, 52), (52, 64))
 _MOST_BITS = 3
 _MEAN_LEVELS, _MOST_LEVELS = 2.0, 12  # 8-bit levels by which thumbnails of one picture differ: on average, at most
 _FLAT = 2.0  # levels of contrast under which a picture is its mean colour
-_FLAT_LEVELS = 1  # levels by which the colour of one flat picture differs after a new compression
+_FLAT_LEVELS = 0  # flat pictures have nothing else to be known by: one level of colour tells them apart
 _BEFORE = (1, 2, 3, 4)
 _CHUNK = 1 << 16
 
