@@ -13,7 +13,7 @@ from torch import nn
 
 from chiasm.nn.attention import AttentionConfig
 from chiasm.nn.blocks import Block, BlockConfig
-from chiasm.nn.masks import attention_mask
+from chiasm.nn.masks import AttentionMask, attention_mask
 from chiasm.nn.mlp import MLPConfig
 
 
@@ -107,7 +107,11 @@ class TextEncoder(nn.Module):
         length = ids.shape[1]
         x = self.token_embed(ids) + self.pos_embed[:length]
         mask = attention_mask(None, causal=self.config.pool.causal, queries=length, keys=length)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, mask=mask)
-        rows = torch.arange(len(x), device=x.device)
-        return self.norm(x[rows, self.config.pool.pick(ids)])
+        # one position leaves the last block: its other rows are never computed
+        picked = self.config.pool.pick(ids)
+        if self.config.pool.causal:
+            seen = torch.arange(length, device=x.device) <= picked[:, None]  # (B, S)
+            mask = AttentionMask(seen[:, None, None])
+        return self.norm(self.blocks[-1](x, mask=mask, keep=picked)[:, 0])

@@ -70,14 +70,15 @@ class Block(nn.Module):
         rotary: Rotary | None = None,
         cache: Cache | None = None,
         layer: int = 0,
-        keep: slice | None = None,
+        keep: slice | torch.Tensor | None = None,
     ) -> torch.Tensor:
         """One layer.
 
         Args:
             x: (B, T, D).
             mask, rotary, cache, layer: see `Attention.forward`.
-            keep: compute only these positions of the result (they still attend to all T).
+            keep: compute only these positions of the result (they still attend to all T, as `mask` says of them); a
+                tensor (B,) names one a row.
 
         Returns:
             (B, T, D), or (B, kept, D).
@@ -86,12 +87,18 @@ class Block(nn.Module):
         if keep is None:
             attended = self.attn(normed, mask=mask, rotary=rotary, cache=cache, layer=layer)
         else:
-            x, attended = x[:, keep], self.attn(normed[:, keep], normed, mask=mask)
+            x, attended = _kept(x, keep), self.attn(_kept(normed, keep), normed, mask=mask)
         if self.scale1 is None or self.scale2 is None:
             x = x + attended
             return x + self.mlp(self.norm2(x))
         x = x + self.scale1 * attended
         return x + self.scale2 * self.mlp(self.norm2(x))
+
+
+def _kept(x: torch.Tensor, keep: slice | torch.Tensor) -> torch.Tensor:
+    if isinstance(keep, slice):
+        return x[:, keep]
+    return x[torch.arange(len(x), device=x.device), keep][:, None]  # (B, 1, D)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
