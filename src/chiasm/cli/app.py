@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 VERBS = (
-    "ask", "caption", "classify", "embed", "match", "inspect", "verify", "models", "new", "convert", "doctor", "demo",
-    "train", "eval", "data",
+    "ask", "caption", "classify", "embed", "match", "ground", "inspect", "verify", "models", "new", "convert",
+    "doctor", "demo", "train", "eval", "compare", "data",
 )  # fmt: skip
 
 

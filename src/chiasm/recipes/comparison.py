@@ -1,0 +1,234 @@
+"""Comparisons: several recipes on the same data under the same budget, several seeds each, measured on the same items.
+
+A comparison's folder holds `comparison.json` (what was asked, and the steps that the budget comes to),
+`runs/RECIPE/SEED` (a training run each), `eval/RECIPE/SEED` (an evaluation each), `table.json` and `report.html`.
+Whatever is finished is not done again, so the same command goes on after a stop. Each training is a process of its own:
+its memory is its own, and what one leaves behind can't help another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from chiasm.core.errors import ConfigError
+from chiasm.recipes.run import Run
+from chiasm.recipes.running.settings import FILE, resolve, write_run
+
+Tell = Callable[[str], None]
+_BUDGET = re.compile(r"([\d.]+(?:e\d+)?)\s*(steps|s|m|h|flops)")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+TIMED = 4  # steps of the trial that a budget in minutes is turned into steps by
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        recipes: names.
+        data: what all train on, as for training; None = each recipe's own.
+        held_out: what all are measured on.
+        tasks: names of tasks that read `held_out`, or that need no data.
+        budget: of each run: ``2000steps``, ``10m`` (or s, h) of training, ``1e15flops``.
+        seeds: runs of each recipe.
+        settings: changes to every recipe, ``a.b=c``.
+        limit: items a task.
+    """
+
+    recipes: tuple[str, ...]
+    data: str | None
+    held_out: str | None
+    tasks: tuple[str, ...]
+    budget: str
+    seeds: int = 3
+    settings: tuple[str, ...] = ()
+    limit: int | None = 200
+
+
+def parse_budget(text: str) -> tuple[float, str]:
+    """An amount and its unit, one of ``steps``, ``seconds``, ``flops``.
+
+    Raises:
+        ConfigError: it isn't an amount of one of them.
+    """
+    match = _BUDGET.fullmatch(text.strip().lower())
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(
+            "budget_unknown", f"budget {text!r} is no amount of steps, time or flops", hint="--budget 2000steps"
+        )
+    amount, unit = float(match[1]), match[2]
+    return (amount * _UNITS[unit], "seconds") if unit in _UNITS else (amount, unit)
+
+
+def compare(asked: Comparison, out: Path, batch_size: int, tell: Tell) -> dict[str, Any]:
+    """Train, measure, and put everything into one table.
+
+    Args:
+        asked: what.
+        out: the comparison's folder; one that holds the same comparison is gone on with.
+        batch_size: of the evaluations; no figure depends on it.
+        tell: takes lines for people.
+
+    Returns:
+        The table: ``rows`` and what was ``asked``.
+
+    Raises:
+        ConfigError: another comparison is there; no recipe, task or budget of that name.
+        ChildProcessError: a training failed.
+    """
+    from chiasm.recipes.comparing import collect, write_report
+
+    plan = _claim(asked, out, tell)
+    for name in asked.recipes:
+        run = _run_of(asked, name, 0)
+        for seed in range(asked.seeds):
+            folder = out / "runs" / name / str(seed)
+            _train(replace(run, seed=seed, steps=plan[name]["steps"]), folder, tell)
+            _measure(asked, folder / "model", out / "eval" / name / str(seed), batch_size, tell)
+    table = {"asked": asdict(asked), "rows": collect(asked, plan, out)}
+    (out / "table.json").write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+    write_report(table, asked, out)
+    return table
+
+
+def _run_of(asked: Comparison, name: str, seed: int) -> Run:
+    changes = asked.settings if asked.data is None else (*asked.settings, f"data={asked.data}")
+    return replace(resolve(name, changes), seed=seed)
+
+
+def _claim(asked: Comparison, out: Path, tell: Tell) -> dict[str, Any]:
+    """The plan: for each recipe its steps, parameters and cost of a step; decided once and kept."""
+    from chiasm.evaluation.tasks import chosen
+
+    chosen(asked.tasks)
+    amount, unit = parse_budget(asked.budget)
+    if asked.seeds < 1:
+        raise ConfigError("budget_unknown", f"{asked.seeds} seeds, at least 1 is needed", hint="--seeds 3")
+    path, plain = out / "comparison.json", json.loads(json.dumps(asdict(asked)))
+    kept: dict[str, Any] = {"asked": plain, "plan": {}}
+    if path.is_file():
+        kept = json.loads(path.read_text("utf-8"))
+        differing = [key for key in plain if kept["asked"].get(key) != plain[key]]
+        if differing:
+            raise ConfigError(
+                "comparison_exists", f"{out} holds another comparison; it differs in {', '.join(differing)}"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    for name in asked.recipes:
+        if name not in kept["plan"]:
+            tell(f"{name}: counting a step")
+            told = _step(_run_of(asked, name, 0), timed=unit == "seconds")
+            price = {"steps": 1.0, "seconds": told["seconds"], "flops": told["flops"]}[unit]
+            kept["plan"][name] = {**told, "steps": max(1, int(amount / price))}
+            path.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    return kept["plan"]
+
+
+def _step(run: Run, *, timed: bool) -> dict[str, Any]:
+    """What an optimizer step costs on the first batches of the data: operations, and seconds where they're wanted."""
+    import torch
+
+    from chiasm.evaluation.flops import FlopCounter
+    from chiasm.recipes.running.standard import standard_task
+    from chiasm.training.world import World
+
+    with tempfile.TemporaryDirectory() as scratch:
+        task = standard_task(replace(run, workers=0, store=None, after=None), Path(scratch), World(), lambda line: None)
+        learned = {id(p): p.numel() for p in task.module.parameters() if p.requires_grad}
+        counter = FlopCounter()
+        with counter:
+            task.objective(task.module, task.feed(0))
+        seconds = 0.0
+        for number in range(TIMED if timed else 0):
+            begun = time.perf_counter()
+            task.objective(task.module, task.feed(number))["loss"].backward()
+            seconds = time.perf_counter() - begun if number else 0.0  # the first one warms up
+        for parameter in task.module.parameters():
+            parameter.grad = None
+        total = sum(p.numel() for p in task.module.parameters())
+        del task
+    torch.manual_seed(0)
+    return {
+        "flops": counter.total * run.accumulate,
+        "seconds": seconds * run.accumulate,
+        "parameters": total,
+        "trained": sum(learned.values()),
+    }
+
+
+def _train(run: Run, folder: Path, tell: Tell) -> None:
+    """One training as a process of its own, gone on with where it was stopped."""
+    if (folder / "result.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / FILE).is_file():
+        write_run(replace(run, checkpoint_every=run.checkpoint_every or max(1, run.steps // 10)), folder / FILE)
+    tell(f"{run.recipe}, seed {run.seed}: training {run.steps} steps")
+    begun = time.time()
+    command = [sys.executable, "-m", "chiasm", "train", "--resume", "--out", str(folder)]
+    with (folder / "train.log").open("ab") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except KeyboardInterrupt:
+            child.terminate()  # it saves and ends
+            child.wait()
+            raise
+    before = _json(folder / "usage.json") or {"seconds": 0.0, "peak_bytes": 0}
+    seconds, peak = before["seconds"] + time.time() - begun, max(before["peak_bytes"], usage.ru_maxrss * 1024)
+    (folder / "usage.json").write_text(json.dumps({"seconds": round(seconds, 2), "peak_bytes": peak}) + "\n", "utf-8")
+    if os.waitstatus_to_exitcode(status) or not (folder / "result.json").is_file():
+        last = (folder / "train.log").read_text("utf-8", "replace").strip().splitlines()[-1:]
+        raise ConfigError("run_failed", f"{run.recipe}, seed {run.seed}, ended before its end: {' '.join(last)[:300]}",
+                          hint=f"see {folder / 'train.log'}")  # fmt: skip
+
+
+def _measure(asked: Comparison, model: Path, out: Path, batch_size: int, tell: Tell) -> None:
+    """The held-out tasks, all that the model is able to do."""
+    if (out / "results.json").is_file():
+        return
+    from chiasm.evaluation.evaluate import Plan, evaluate
+    from chiasm.evaluation.predictor import ModelPredictor
+    from chiasm.evaluation.tasks import chosen
+    from chiasm.weights.load import load
+
+    tell(f"{out.parent.name}, seed {out.name}: measuring")
+    loaded = load(str(model))
+    loaded.name = f"{out.parent.name}, seed {out.name}"
+    settings = Plan(
+        tasks=chosen(asked.tasks),
+        out=out,
+        folders={} if asked.held_out is None else {"": asked.held_out},
+        limit=asked.limit,
+        batch_size=batch_size,
+        resume=True,
+    )
+    evaluate(ModelPredictor(loaded, batch_size), settings)
+
+
+def _json(path: Path) -> Mapping[str, Any] | None:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def held_out_of(data: str | None) -> str | None:
+    """The held-out part of a named data set: `scenes:train:captions` → `scenes:test:captions`; None for other data."""
+    from chiasm.data.named import is_named
+
+    if data is None or not is_named(data):
+        return None
+    named = re.sub(r"\b(train)\b", "test", data, count=1)
+    if named != data:
+        return named
+    head, mark, rest = data.partition("?")
+    first, colon, words = head.partition(":")
+    return f"{first}:test{colon}{words}{mark}{rest}"
