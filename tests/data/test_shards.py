@@ -13,8 +13,11 @@ from tests.data.broken_shards import Piece, broken_shards, build, picture
 from chiasm.core.errors import ChiasmError, DataError
 from chiasm.core.samples import Dataset, Sample
 from chiasm.data import tars
+from chiasm.data.check import check
+from chiasm.data.loader import BadRow, Loader
 from chiasm.data.open import expand, open_dataset
 from chiasm.data.rows import Fault, place_of, readable_rows
+from chiasm.data.skips import write_skips
 from chiasm.processing.pictures import read_picture
 
 
@@ -215,3 +218,19 @@ def test_records_in_a_shard(tmp_path: Path) -> None:
     assert [message.text for message in one.conversation.messages] == ["what?", "this"]
     assert pair.captions == ("from the record",) and next(pair.conversation.images()).source.member == "2.jpg"
     assert label.annotations["label"] == 7 and label.conversation.messages[-1].text == "7"
+
+
+def test_training_hears_of_what_never_became_a_row(tmp_path: Path) -> None:
+    groups = [[Piece(f"{i:03d}.jpg", picture(i)), Piece(f"{i:03d}.txt", b"ok")] for i in range(20)]
+    for piece in groups[3]:
+        piece.name = "../" + piece.name
+    (tmp_path / "a.tar").write_bytes(build(groups, [], []).data)
+    dataset = open_dataset(tmp_path / "a.tar")
+    told: list[BadRow] = []
+    loader = Loader(dataset, list, batch_size=4, max_bad=0.1, report=told.append)
+    assert [(str(row.place.row), row.code) for row in told] == [("../003", "name_unsafe")] and len(loader(0)) == 4
+    with pytest.raises(DataError, match="1 of 19 rows are bad, at most 1.00% may be"):
+        Loader(dataset, list, batch_size=4)
+    report = check(dataset)
+    write_skips(tmp_path / "bad", dataset, ({"index": row.index, **row.to_json()} for row in report.bad))
+    assert Loader(open_dataset(tmp_path / "a.tar", skip=tmp_path / "bad"), list, batch_size=4).bad == []

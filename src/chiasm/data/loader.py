@@ -31,7 +31,7 @@ TRIES = 32  # rows that may stand in for a bad one, one after the other
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was left out: where it stands and why."""
+    """A row that was left out: where it stands and why; `row` is negative for what never became one."""
 
     source: int
     row: int
@@ -99,6 +99,9 @@ class Loader:
         self._workers: Workers | None = None
         self._count = workers
         self._window = lru_cache(maxsize=4)(self._sorted_window)
+        for number, dataset in enumerate(self.mixture.datasets):
+            for place, fault in enumerate(getattr(dataset, "faults", ()), 1):  # known at opening, and no rows
+                self._quarantine(BadRow(number, -place, fault.place, fault.code, fault.reason))
 
     @property
     def fingerprint(self) -> str:

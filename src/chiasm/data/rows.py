@@ -133,12 +133,13 @@ class Chosen:
     Args:
         base: the data set.
         indices: which rows, in which order.
+        faults: what is still to be reported of the base's; None = all of them.
     """
 
-    def __init__(self, base: Dataset, indices: Sequence[int]) -> None:
+    def __init__(self, base: Dataset, indices: Sequence[int], faults: Sequence[Fault] | None = None) -> None:
         self.base, self.indices = base, list(indices)
         self.name = base.name
-        self.faults: tuple[Fault, ...] = tuple(getattr(base, "faults", ()))
+        self.faults: tuple[Fault, ...] = tuple(getattr(base, "faults", ()) if faults is None else faults)
         self.fingerprint = digest_of("chosen", base.fingerprint, *self.indices)
 
     def __len__(self) -> int:

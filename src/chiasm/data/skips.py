@@ -61,4 +61,5 @@ def without_skipped(dataset: Dataset, path: Path) -> Dataset:
         what += f"{len(dataset)} rows, with another fingerprint"
         raise DataError("skip_list_stale", what, hint="chiasm data check DATA --skip-list FILE")
     skipped = {entry.get("index") for entry in entries[1:]}
-    return Chosen(dataset, [index for index in range(len(dataset)) if index not in skipped])
+    # the list names what was no row, too: somebody has seen it
+    return Chosen(dataset, [index for index in range(len(dataset)) if index not in skipped], faults=())
