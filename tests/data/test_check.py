@@ -224,3 +224,16 @@ def test_workers_agree_and_faults_of_shards_are_counted(tmp_path: Path, workers:
         ("../040", "name_unsafe"), ("007", "text_encoding"), ("090", "picture_truncated"),
     ]  # fmt: skip
     assert report.rows == 150 and report.forecast["rows"] == 147 and seen[-1] == (149, 149)
+
+
+def test_workers_read_parquet_of_many_groups(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = [
+        {"image": {"bytes": encoded(photo(i, (40, 30)), "JPEG"), "path": None}, "text": f"t{i}"} for i in range(130)
+    ]
+    rows[77]["image"] = {"bytes": b"broken", "path": None}
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=10)
+    report = check(open_dataset(tmp_path / "a.parquet"), workers=2)
+    assert codes(report) == [(77, "picture_unknown_format")] and report.forecast["pictures"] == 129

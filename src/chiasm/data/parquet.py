@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ class Parquet:
         self.digest = stamps.file_digest(path)
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._file: Any = file
+        self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files and read groups stay with their process."""
@@ -59,8 +61,8 @@ class Parquet:
             return self._kept[group]
         import pyarrow
 
-        if self._file is None:
-            self._file = self._open()
+        if self._file is None or self._process != os.getpid():  # a fork opens the file anew
+            self._file, self._process = self._open(), os.getpid()
         try:
             table = self._file.read_row_group(group, use_threads=False)
         except (pyarrow.ArrowException, OSError) as error:
