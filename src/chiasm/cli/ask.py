@@ -11,19 +11,30 @@ from chiasm.cli.options import LOADING, SAMPLING, Loading, Sampling
 from chiasm.cli.output import UsageError, emit, say
 from chiasm.core.errors import PromptError
 
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
-def ask(model: str, /, *inputs: str, sampling: Sampling = SAMPLING, options: Loading = LOADING) -> None:
+def ask(
+    model: str,
+    /,
+    *inputs: str,
+    image_tokens: int | None = None,
+    sampling: Sampling = SAMPLING,
+    options: Loading = LOADING,
+) -> None:
     """Ask a model a question about pictures: chiasm ask MODEL IMAGE... "question".
 
     Args:
         model: A bundled name, a folder, or a hub id.
-        inputs: Picture files, then the question.
+        inputs: Picture and video files, then the question.
+        image_tokens: Most visual tokens for each picture or video.
     """
     settings = sampling.checked()
     conversation = [user_turn(*split_question(inputs, verb="ask"))]
     loaded = options.load(model)
+    if image_tokens is not None:
+        loaded.processor = loaded.processor.within(image_tokens)
     start = time.perf_counter()
     if options.json or sampling.num_beams > 1:  # a beam has no single text until it ends
         reply = loaded.generate([conversation], **settings)[0]
@@ -76,5 +87,8 @@ def split_question(inputs: tuple[str, ...], *, verb: str) -> tuple[list[str], st
 
 def user_turn(pictures: list[str], text: str) -> dict[str, Any]:
     """One user message: the pictures in order, then the text."""
-    parts: list[dict[str, str]] = [{"type": "image", "path": picture} for picture in pictures]
+    parts: list[dict[str, str]] = [
+        {"type": "video" if Path(picture).suffix.lower() in VIDEO_SUFFIXES else "image", "path": picture}
+        for picture in pictures
+    ]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}

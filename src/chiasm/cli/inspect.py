@@ -9,16 +9,27 @@ from chiasm.cli.options import LOADING, Loading
 from chiasm.cli.output import emit, note, say
 
 
-def inspect(model: str, /, *inputs: str, save: Path | None = None, options: Loading = LOADING) -> None:
+def inspect(
+    model: str,
+    /,
+    *inputs: str,
+    save: Path | None = None,
+    image_tokens: int | None = None,
+    options: Loading = LOADING,
+) -> None:
     """Show what a model would see of a question: chiasm inspect MODEL IMAGE... "question".
 
     Args:
         model: A bundled name, a folder, or a hub id.
         inputs: Picture files, then the question.
         save: Folder for the pictures as the model sees them, one file a crop.
+        image_tokens: Most visual tokens for each picture or video.
     """
     pictures, question = split_question(inputs, verb="inspect")
-    seen = options.load(model).inspect([user_turn(pictures, question)])
+    loaded = options.load(model)
+    if image_tokens is not None:
+        loaded.processor = loaded.processor.within(image_tokens)
+    seen = loaded.inspect([user_turn(pictures, question)])
     document = {"model": model, **seen.to_json(), "saved": []}
     if save is not None:
         save.mkdir(parents=True, exist_ok=True)

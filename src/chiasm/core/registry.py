@@ -26,6 +26,7 @@ class Family:
         presets: every published size by name; built on demand, none costs anything here.
         tiny: a miniature: configuration and working processor, in memory.
         processor: (configuration, parts read from a folder) → the family's processor.
+        places: how the family's models are asked for places and write them (a `processing.coordinates` style).
     """
 
     name: str
@@ -37,6 +38,7 @@ class Family:
     tiny: Callable[[], tuple[Any, Any]]
     processor: Callable[[Any, Any], Any]
     notes: tuple[str, ...] = field(default=())
+    places: Any = None
 
 
 _FAMILIES: dict[str, Family] = {}

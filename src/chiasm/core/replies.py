@@ -73,8 +73,14 @@ class Grounding:
         regions: best first.
         heat: (rows, columns) of numbers 0..1 over the whole picture, for families that ground by a heat map.
         size: (width, height) of the picture.
+        text: the reply that places were read off, for families that write them.
+        unread: pieces of it that look like places and aren't.
+        clipped: how many regions reached beyond the picture and were cut.
     """
 
     regions: Sequence[Region]
     size: tuple[int, int]
     heat: Any = None
+    text: str = ""
+    unread: Sequence[str] = ()
+    clipped: int = 0

@@ -20,6 +20,7 @@ from chiasm.fusion.routed_weights import ExpertDecoderConfig
 from chiasm.fusion.splice import SplicedLM
 from chiasm.models.assembly import Parts
 from chiasm.nn.positions import RotaryConfig
+from chiasm.processing.coordinates import GridBoxes
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
@@ -201,10 +202,11 @@ FAMILY: Family = register(
         name="cogvlm",
         summary="a visual expert in every layer, EVA2-CLIP-E at up to 1344 pixels; Vicuna, Llama 3; video with seconds",
         paper="Wang et al. 2023, CogVLM: Visual Expert for Pretrained Language Models; Hong et al. 2024, CogVLM2",
-        capabilities=("generate", "score"),
+        capabilities=("generate", "score", "ground"),
         config_type=CogVLMConfig,
         presets=PRESETS,
         tiny=tiny,
         processor=processor,
+        places=GridBoxes(question="Where is {phrase}? answer in [[x0,y0,x1,y1]] format.", digits=3),
     )
 )

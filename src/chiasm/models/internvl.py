@@ -18,6 +18,7 @@ from chiasm.fusion.splice import SplicedLM
 from chiasm.language.decoder import DecoderConfig
 from chiasm.models.assembly import Parts, llama
 from chiasm.nn.attention import QKNormConfig
+from chiasm.processing.coordinates import GridBoxes
 from chiasm.processing.dynamic_tilers import DynamicTiles
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.miniature import tiny_tokenizer
@@ -189,10 +190,15 @@ FAMILY: Family = register(
         name="internvl",
         summary="InternViT over dynamic tiles, pixel shuffle, any LLaMA-family language model; video as frames",
         paper="Chen et al. 2024, How Far Are We to GPT-4V?; 2024, Expanding Performance Boundaries (InternVL 2.5)",
-        capabilities=("generate", "score"),
+        capabilities=("generate", "score", "ground"),
         config_type=InternVLConfig,
         presets=PRESETS,
         tiny=tiny,
         processor=processor,
+        places=GridBoxes(
+            question="Please provide the bounding box coordinate of the region this sentence describes: {phrase}",
+            before="<box>",
+            after="</box>",
+        ),
     )
 )

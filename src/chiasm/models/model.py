@@ -19,6 +19,7 @@ from chiasm.core.registry import Family, require
 from chiasm.core.replies import Grounding, Reply, Score
 from chiasm.generation.decoding import Limits, generate, stream
 from chiasm.generation.sampling import Sampling
+from chiasm.models.grounding import ground_by_words
 from chiasm.models.inspecting import inspect_conversation
 from chiasm.models.judging import choose_answers, ground_phrase, match_pairs, score_answer
 from chiasm.processing.processor import DualProcessor, Processor, listed
@@ -255,6 +256,8 @@ class Model:
             PictureError: the picture can't be read.
         """
         self._require("ground", "ground()")
+        if self.family.places is not None:
+            return ground_by_words(self, image, phrase)
         assert isinstance(self.module, Heating)
         return ground_phrase(self.module, self.processor, image, phrase, self.device)
 

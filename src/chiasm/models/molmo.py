@@ -28,6 +28,7 @@ from chiasm.language.reordered import ReorderedDecoderConfig
 from chiasm.models.assembly import Parts, clip_tower, llama
 from chiasm.nn.attention import QKNormConfig
 from chiasm.nn.positions import RotaryConfig
+from chiasm.processing.coordinates import PercentPoints
 from chiasm.processing.dynamic_tilers import OverlapCrops
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.miniature import tiny_tokenizer
@@ -241,10 +242,11 @@ FAMILY: Family = register(
         name="molmo",
         summary="overlapping crops, two-layer features, mean-query pooling, points in percent; Qwen2, OLMo, OLMoE",
         paper="Deitke et al. 2024, Molmo and PixMo: Open Weights and Open Data for State-of-the-Art VLMs",
-        capabilities=("generate", "score"),
+        capabilities=("generate", "score", "ground"),
         config_type=MolmoConfig,
         presets=PRESETS,
         tiny=tiny,
         processor=processor,
+        places=PercentPoints(question="Point to {phrase}."),
     )
 )

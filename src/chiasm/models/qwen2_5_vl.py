@@ -18,6 +18,7 @@ from chiasm.language.decoder import DecoderConfig
 from chiasm.models.assembly import Parts, llama
 from chiasm.models.qwen_shared import QWEN_TEMPLATE, packed_processor, qwen_tokenizer
 from chiasm.nn.positions import MultimodalRotaryConfig
+from chiasm.processing.coordinates import PixelJson
 from chiasm.processing.processor import Processor
 from chiasm.vision.native import NativeViTConfig, WindowConfig
 
@@ -123,10 +124,11 @@ FAMILY: Family = register(
         name="qwen2_5_vl",
         summary="native resolution in windows, absolute time, boxes in pixels; Qwen2.5",
         paper="Bai et al. 2025, Qwen2.5-VL Technical Report",
-        capabilities=("generate", "score"),
+        capabilities=("generate", "score", "ground"),
         config_type=Qwen25VLConfig,
         presets=PRESETS,
         tiny=tiny,
         processor=processor,
+        places=PixelJson(question="Locate {phrase}, output its bbox coordinates using JSON format."),
     )
 )

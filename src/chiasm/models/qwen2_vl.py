@@ -18,6 +18,7 @@ from chiasm.language.decoder import DecoderConfig
 from chiasm.models.assembly import Parts, llama
 from chiasm.models.qwen_shared import QWEN_TEMPLATE, packed_processor, qwen_tokenizer
 from chiasm.nn.positions import MultimodalRotaryConfig
+from chiasm.processing.coordinates import GridBoxes
 from chiasm.processing.processor import Processor
 from chiasm.vision.native import NativeViTConfig
 
@@ -114,10 +115,13 @@ FAMILY: Family = register(
         name="qwen2_vl",
         summary="native resolution, M-RoPE and video over Qwen2",
         paper="Wang et al. 2024, Qwen2-VL: Enhancing Vision-Language Model's Perception of the World at Any Resolution",
-        capabilities=("generate", "score"),
+        capabilities=("generate", "score", "ground"),
         config_type=Qwen2VLConfig,
         presets=PRESETS,
         tiny=tiny,
         processor=processor,
+        places=GridBoxes(
+            question="Give the bounding box of {phrase}.", form="pairs", before="<|box_start|>", after="<|box_end|>"
+        ),
     )
 )

@@ -51,6 +51,15 @@ _VILT = _COMMON | {
     "do_pad": True,
     "size_divisor": 32,
 }
+# `include_top` divides by the deviation once more; the ALIGN checkpoint switches it off.
+_EFFICIENT = _COMMON | {
+    "size": {"height": 346, "width": 346},
+    "crop_size": {"height": 289, "width": 289},
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+    "rescale_offset": False,
+    "include_top": True,
+}
 _NEXT = _CLIP | {
     "do_pad": True,
     "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
@@ -62,6 +71,7 @@ DEFAULTS = {
     "SiglipImageProcessor": _SIGLIP,
     "BlipImageProcessor": _BLIP,
     "ViltImageProcessor": _VILT,
+    "EfficientNetImageProcessor": _EFFICIENT,
     "LlavaImageProcessor": _CLIP,
     "LlavaNextImageProcessor": _NEXT,
     "PadSquare": _PAD,
@@ -100,6 +110,8 @@ def read(
     settings = DEFAULTS[kind] | dict(flat)
     _refuse_unknown(settings, DEFAULTS[kind], kind)
     rescale, normalize = settings["do_rescale"], settings["do_normalize"]
+    if kind == "EfficientNetImageProcessor":
+        settings, normalize = _plain(settings), True
     return {
         "tiler": _tiler(kind, settings, pinpoints, {"patch": patch, "extra": extra}),
         "resample": _resample(settings["resample"]),
@@ -208,6 +220,18 @@ def _tiler(
     if isinstance(resize, tuple) and crop in (None, resize):
         return Stretch(size=resize, **tokens)
     return CenterCrop(resize=resize, crop=crop, **tokens)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """EfficientNet's two further steps as a mean and a deviation: x·factor − 1 first, a division by the deviation last."""
+    mean, std = (_channels(settings[name], name) for name in ("image_mean", "image_std"))
+    if not settings["do_normalize"]:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if settings["rescale_offset"] and settings["do_rescale"]:
+        mean = (mean[0] + 1, mean[1] + 1, mean[2] + 1)
+    if settings["include_top"]:
+        std = (std[0] * std[0], std[1] * std[1], std[2] * std[2])
+    return {**settings, "image_mean": list(mean), "image_std": list(std), "do_normalize": True}
 
 
 def _min_max_edge(settings: Mapping[str, Any], tokens: Mapping[str, Any]) -> Tiler:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from PIL import Image
 
@@ -29,12 +30,14 @@ class SmartResize:
         min_pixels, max_pixels: limits of the resized area.
         patch: pixels of a patch's side.
         merge: patches along one side of a visual token.
+        max_tokens: a budget that even the thinnest picture keeps to; None = the published rule alone.
     """
 
     min_pixels: int = 56 * 56
     max_pixels: int = 28 * 28 * 1280
     patch: int = 14
     merge: int = 2
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.min_pixels <= self.max_pixels:
@@ -48,7 +51,7 @@ class SmartResize:
     @property
     def fewest_tokens(self) -> int:
         """Visual tokens of the smallest picture."""
-        return max(1, math.ceil(self.min_pixels / self.factor**2))
+        return 1
 
     def plan(self, size: Size) -> ImagePlan:
         """One crop that shows everything; see `Tiler`.
@@ -80,12 +83,17 @@ class SmartResize:
         elif tall * wide < self.min_pixels:
             grow = math.sqrt(self.min_pixels / (height * width))
             tall, wide = (math.ceil(side * grow / self.factor) * self.factor for side in (height, width))
+        if self.max_tokens is not None and tall * wide > self.max_tokens * self.factor**2:
+            short = min(tall, wide, self.max_tokens * self.factor) // self.factor
+            long = max(1, min(max(tall, wide) // self.factor, self.max_tokens // short)) * self.factor
+            wide, tall = (long, short * self.factor) if wide >= tall else (short * self.factor, long)
         return wide, tall
 
     def within(self, tokens: int) -> SmartResize:
         """The same with at most so many visual tokens a picture."""
         pixels = tokens * self.factor**2
-        return replace(self, min_pixels=min(self.min_pixels, pixels), max_pixels=min(self.max_pixels, pixels))
+        low, high = min(self.min_pixels, pixels), min(self.max_pixels, pixels)
+        return replace(self, min_pixels=low, max_pixels=high, max_tokens=tokens)
 
     def render(self, picture: Image.Image, plan: ImagePlan, resample: int = BICUBIC) -> list[Image.Image]:
         """One crop; see `Tiler`."""
@@ -101,14 +109,16 @@ class NativePack:
         patch: pixels of a patch's side.
         merge: patches along one side of a visual token.
         max_side: most patches along one side, where the learned positions end.
+        max_tokens: a budget that holds with the padding counted; None = the published rule alone.
     """
 
     max_patches: int = 4096
     patch: int = 14
     merge: int = 2
     max_side: int = 512
+    max_tokens: int | None = None
 
-    fewest_tokens = 1
+    fewest_tokens: ClassVar[int] = 1
 
     def plan(self, size: Size) -> ImagePlan:
         """One crop that shows everything; see `Tiler`.
@@ -123,6 +133,12 @@ class NativePack:
             width, height = max(1, int(width * scale)), max(1, int(height * scale))
         side = self.patch * self.merge
         canvas = (math.ceil(width / side) * side, math.ceil(height / side) * side)
+        while self.max_tokens is not None and canvas[0] * canvas[1] > self.max_tokens * side * side:
+            # smaller by one row or column of tokens, whichever the picture loses least by
+            longer = max(canvas) - side
+            scale = longer / max(width, height)
+            width, height = max(1, int(width * scale)), max(1, int(height * scale))
+            canvas = (math.ceil(width / side) * side, math.ceil(height / side) * side)
         most = max(canvas) // self.patch
         if most >= self.max_side:
             raise PictureError(
@@ -136,7 +152,7 @@ class NativePack:
 
     def within(self, tokens: int) -> NativePack:
         """The same with at most so many visual tokens a picture, padding counted."""
-        return replace(self, max_patches=min(self.max_patches, tokens * self.merge**2))
+        return replace(self, max_patches=min(self.max_patches, tokens * self.merge**2), max_tokens=tokens)
 
     def render(self, picture: Image.Image, plan: ImagePlan, resample: int = BICUBIC) -> list[Image.Image]:
         """One crop; see `Tiler`."""

@@ -63,11 +63,18 @@ class PackedImageProcessor(ImageProcessor):
         if self.video_tiler is None:
             raise ConfigError("video_unsupported", f"a video of {len(picture)} frames; this model takes 0 videos")
         tiler, steps = self.video_tiler, -(-len(picture) // self.frames)
+        if self.video_tokens < steps:
+            raise ConfigError(
+                "image_tokens_too_few",
+                f"a budget of {self.video_tokens} visual tokens for a video whose {len(picture)} frames need {steps}",
+                hint=f"--image-tokens {steps}",
+            )
         share = self.video_tokens // steps * tiler.factor**2
         # the published floor: a little over the least, so that rounding down stays above it
         floor = int(tiler.min_pixels * 1.05) if self.video_tokens == VIDEO_TOKENS else tiler.factor**2
         most = max(min(tiler.max_pixels, share), floor)
-        tiler = replace(tiler, min_pixels=min(tiler.min_pixels, most), max_pixels=most)
+        strict = None if self.video_tokens == VIDEO_TOKENS else self.video_tokens // steps
+        tiler = replace(tiler, min_pixels=min(tiler.min_pixels, most), max_pixels=most, max_tokens=strict)
         return film_plan(tiler, picture.size, picture.seconds, self.frames, picture.fps)
 
     def pixels(self, pictures: Sequence[Any]) -> tuple[torch.Tensor, list[ImagePlan]]:
@@ -135,9 +142,7 @@ class PackedImageProcessor(ImageProcessor):
     def _join(self, patches: torch.Tensor, plan: ImagePlan) -> torch.Tensor:
         (rows, columns), merge, size = plan.tokens, self.tiler.merge, self.tiler.patch
         blocks = patches.reshape(plan.steps, rows, columns, merge, merge, 3, self.frames, size, size)
-        frames = blocks.permute(
-            0, 6, 5, 1, 3, 7, 2, 4, 8
-        )  # (steps, frames, 3, height, width)
+        frames = blocks.permute(0, 6, 5, 1, 3, 7, 2, 4, 8)  # (steps, frames, 3, height, width)
         side = merge * size
         return frames.reshape(plan.steps * self.frames, 3, rows * side, columns * side)
 

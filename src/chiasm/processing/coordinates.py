@@ -1,0 +1,274 @@
+"""Places in pictures: original pixels inside, each family's spelling at the edge.
+
+A `PlaceStyle` writes boxes and points as its family does and reads what its models really emit: fences, missing
+brackets, swapped corners, numbers beyond the picture. What can't be read is reported, and so is what was clipped.
+
+* `GridBoxes`: whole numbers on a grid of 0–999 or 0–1000 over the picture (Qwen-VL, CogVLM, InternVL, Qwen2-VL).
+* `PixelJson`: JSON in pixels of the resized picture (Qwen2.5-VL).
+* `PercentPoints`: points in percent, in tags (Molmo).
+* `LocTokens`: four tokens a box, row first (PaliGemma, Kosmos-like vocabularies).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from chiasm.core.plan import ImagePlan
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+_NUMBER = r"-?\d+(?:\.\d+)?"
+_PAIR = rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A box or a point in original pixels, and what stands there."""
+
+    box: Box | None = None
+    point: Point | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What was read off a reply.
+
+    Attributes:
+        places: in the reply's order.
+        unread: pieces that look like places and aren't.
+        clipped: how many places reached beyond the picture and were cut.
+    """
+
+    places: Sequence[Place] = field(default=())
+    unread: Sequence[str] = field(default=())
+    clipped: int = 0
+
+
+class PlaceStyle(Protocol):
+    """One family's way to ask for places and to write them."""
+
+    question: str
+
+    def read(self, text: str, plan: ImagePlan) -> Places:
+        """Places in a reply."""
+        ...
+
+    def write(self, places: Iterable[Place], plan: ImagePlan) -> str:
+        """Places as the family's models write them."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GridBoxes:
+    """Boxes on a grid over the picture.
+
+    Attributes:
+        question: how a phrase is asked for; `{phrase}` is replaced.
+        grid: cells along one side.
+        form: `list` = [[x0,y0,x1,y1]]; `pairs` = (x0,y0),(x1,y1).
+        digits: numbers are written with so many digits at least.
+        before, after: what stands around a box.
+    """
+
+    question: str
+    grid: int = 1000
+    form: Literal["list", "pairs"] = "list"
+    digits: int = 1
+    before: str = ""
+    after: str = ""
+
+    def read(self, text: str, plan: ImagePlan) -> Places:
+        """See `PlaceStyle`."""
+        width, height = plan.source
+        return _read_tuples(text, (width / self.grid, height / self.grid), plan.source)
+
+    def write(self, places: Iterable[Place], plan: ImagePlan) -> str:
+        """See `PlaceStyle`; coordinates are rounded down, the last cell holds the border."""
+        written = []
+        for place in places:
+            x0, y0, x1, y1 = (self._cell(place, axis, plan) for axis in range(4))
+            if self.form == "pairs":
+                written.append(f"{self.before}({x0},{y0}),({x1},{y1}){self.after}")
+            else:
+                written.append(f"{self.before}[[{x0},{y0},{x1},{y1}]]{self.after}")
+        return "".join(written)
+
+    def _cell(self, place: Place, axis: int, plan: ImagePlan) -> str:
+        box = place.box or (*(place.point or (0.0, 0.0)), *(place.point or (0.0, 0.0)))
+        cell = min(self.grid - 1, max(0, math.floor(box[axis] * self.grid / plan.source[axis % 2])))
+        return f"{cell:0{self.digits}d}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PixelJson:
+    """JSON with `bbox_2d` or `point_2d` in pixels of the picture as the model sees it.
+
+    Attributes:
+        question: how a phrase is asked for.
+    """
+
+    question: str
+
+    def read(self, text: str, plan: ImagePlan) -> Places:
+        """See `PlaceStyle`; JSON needn't be whole, every object that is there is read."""
+        crop = plan.crops[0]
+        scale = (plan.source[0] / crop.resized[0], plan.source[1] / crop.resized[1])
+        found: list[Place] = []
+        unread: list[str] = []
+        clipped = 0
+        for piece in re.findall(r"\{[^{}]*\}?", text):
+            match = re.search(r'"(bbox_2d|point_2d|bbox|box|point)"\s*:\s*(\[[^\]]*\]?)', piece)
+            numbers = [float(n) for n in re.findall(_NUMBER, match[2])] if match else []
+            label = re.search(r'"(?:label|text_content|name)"\s*:\s*"([^"]*)"', piece)
+            place, cut = _place(numbers, scale, plan.source, label[1] if label else "")
+            if place is None:
+                unread.append(piece.strip())
+            else:
+                found.append(place)
+                clipped += cut
+        if not found and not unread:
+            return _read_tuples(text, scale, plan.source)
+        return Places(tuple(found), tuple(unread), clipped)
+
+    def write(self, places: Iterable[Place], plan: ImagePlan) -> str:
+        """See `PlaceStyle`."""
+        crop = plan.crops[0]
+        scale = (crop.resized[0] / plan.source[0], crop.resized[1] / plan.source[1])
+        lines = []
+        for place in places:
+            name, numbers = ("bbox_2d", place.box) if place.box else ("point_2d", place.point)
+            pixels = [round(value * scale[axis % 2]) for axis, value in enumerate(numbers or ())]
+            lines.append(f'\t{{"{name}": {pixels}, "label": "{place.label}"}}')
+        return "```json\n[\n" + ",\n".join(lines) + "\n]\n```"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PercentPoints:
+    """Points in percent of the picture, in `<point>` or `<points>` tags.
+
+    Attributes:
+        question: how a phrase is asked for.
+    """
+
+    question: str
+
+    def read(self, text: str, plan: ImagePlan) -> Places:
+        """See `PlaceStyle`; a tag that isn't closed is read as well."""
+        found: list[Place] = []
+        unread: list[str] = []
+        clipped = 0
+        scale = (plan.source[0] / 100, plan.source[1] / 100)
+        for tag in re.finditer(r"<points?\b([^<>]*)>?([^<]*)", text):
+            attributes = dict(re.findall(rf'\b([xy]\d*)\s*=\s*"?\s*({_NUMBER})', tag[1]))
+            numbers = sorted({key[1:] for key in attributes}, key=lambda n: int(n or 0))
+            label = tag[2].strip() or next(iter(re.findall(r'alt\s*=\s*"([^"]*)"', tag[1])), "")
+            if not numbers:
+                unread.append(tag[0].strip())
+            for n in numbers:
+                pair = [float(attributes[axis + n]) for axis in "xy" if axis + n in attributes]
+                place, cut = _place(pair, scale, plan.source, label) if len(pair) == 2 else (None, 0)
+                if place is None:
+                    unread.append(tag[0].strip())
+                else:
+                    found.append(place)
+                    clipped += cut
+        return Places(tuple(found), tuple(unread), clipped)
+
+    def write(self, places: Iterable[Place], plan: ImagePlan) -> str:
+        """See `PlaceStyle`; one decimal, sorted from left to right and top to bottom."""
+        items = list(places)
+        points = sorted(_percent(place, plan) for place in items)
+        label = items[0].label if items else ""
+        if len(points) == 1:
+            return f'<point x="{points[0][0]:.1f}" y="{points[0][1]:.1f}" alt="{label}">{label}</point>'
+        pairs = " ".join(f'x{n}="{x:.1f}" y{n}="{y:.1f}"' for n, (x, y) in enumerate(points, 1))
+        return f'<points {pairs} alt="{label}">{label}</points>'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocTokens:
+    """Four tokens a box: top, left, bottom, right on a grid of 1024.
+
+    Attributes:
+        question: how a phrase is asked for.
+        grid: how many location tokens there are.
+    """
+
+    question: str
+    grid: int = 1024
+
+    def read(self, text: str, plan: ImagePlan) -> Places:
+        """See `PlaceStyle`."""
+        scale = (plan.source[0] / self.grid, plan.source[1] / self.grid)
+        found: list[Place] = []
+        unread: list[str] = []
+        for run in re.finditer(r"((?:<loc\d{4}>\s*)+)([^<;]*)", text):
+            cells = [float(n) for n in re.findall(r"\d{4}", run[1])]
+            for at in range(0, len(cells), 4):
+                four = cells[at : at + 4]
+                if len(four) < 4:
+                    unread.append("".join(f"<loc{int(n):04d}>" for n in four))
+                    continue
+                top, left, bottom, right = four
+                place, _ = _place([left, top, right, bottom], scale, plan.source, run[2].strip())
+                if place is not None:
+                    found.append(place)
+        return Places(tuple(found), tuple(unread))
+
+    def write(self, places: Iterable[Place], plan: ImagePlan) -> str:
+        """See `PlaceStyle`."""
+        written = []
+        for place in places:
+            assert place.box is not None
+            cells = [
+                min(self.grid - 1, max(0, int(place.box[axis] * self.grid / plan.source[axis % 2])))
+                for axis in (1, 0, 3, 2)
+            ]
+            written.append("".join(f"<loc{cell:04d}>" for cell in cells) + (f" {place.label}" if place.label else ""))
+        return " ; ".join(written)
+
+
+def _read_tuples(text: str, scale: Point, size: tuple[int, int]) -> Places:
+    """Every bracketed run of numbers: four are a box, two a point; two pairs in a row are a box."""
+    text = re.sub(rf"{_PAIR}\s*,?\s*{_PAIR}", r"[\1,\2,\3,\4]", text)
+    found: list[Place] = []
+    unread: list[str] = []
+    clipped = 0
+    for run in re.finditer(r"[\[(]([\d\s.,;\-]+)[\])]?", text):
+        for piece in run[1].split(";"):
+            numbers = [float(n) for n in re.findall(_NUMBER, piece)]
+            place, cut = _place(numbers, scale, size, "")
+            if place is None:
+                unread.append(run[0].strip())
+            else:
+                found.append(place)
+                clipped += cut
+    return Places(tuple(found), tuple(unread), clipped)
+
+
+def _place(numbers: Sequence[float], scale: Point, size: tuple[int, int], label: str) -> tuple[Place | None, int]:
+    """A place in original pixels, and 1 where it had to be clipped; None for another count or an empty box."""
+    if len(numbers) not in (2, 4) or not all(math.isfinite(n) for n in numbers):
+        return None, 0
+    raw = [number * scale[axis % 2] for axis, number in enumerate(numbers)]
+    inside = [min(max(value, 0.0), float(size[axis % 2])) for axis, value in enumerate(raw)]
+    cut = int(any(abs(a - b) > 1e-6 for a, b in zip(raw, inside, strict=True)))
+    if len(numbers) == 2:
+        return Place(point=(inside[0], inside[1]), label=label), cut
+    x0, x1 = sorted((inside[0], inside[2]))
+    y0, y1 = sorted((inside[1], inside[3]))
+    if x1 <= x0 or y1 <= y0:
+        return None, cut
+    return Place(box=(x0, y0, x1, y1), label=label), cut
+
+
+def _percent(place: Place, plan: ImagePlan) -> Point:
+    x, y = place.point or (0.0, 0.0)
+    if place.box is not None and place.point is None:
+        x, y = (place.box[0] + place.box[2]) / 2, (place.box[1] + place.box[3]) / 2
+    return 100 * x / plan.source[0], 100 * y / plan.source[1]
