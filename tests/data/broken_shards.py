@@ -83,27 +83,23 @@ def truncated(rng: random.Random, groups: list[list[Piece]]) -> Shard:
     for group in groups:
         states = []
         for piece in group:
-            header, content = position + BLOCK, position + BLOCK + len(piece.data)
+            begin, content = position, position + BLOCK + len(piece.data)
             position += len(piece.to_bytes())
-            states.append(
-                "whole" if content <= cut else "cut" if header <= cut else "header" if header - BLOCK < cut else "gone"
-            )
-            if states[-1] == "header":
-                report.append((f"byte {header - BLOCK}", "tar_damaged"))
+            if content <= cut:
+                states.append("whole")
+            elif begin + BLOCK <= cut:
+                states.append("member_truncated")
+            elif begin < cut:  # in the header: its name is known once the byte that ends it is there
+                states.append("tar_truncated" if begin + len(piece.name) < cut else f"byte {begin}")
+        lost = [state for state in states if state != "whole"]
         if states == ["whole", "whole"]:
             good.append(key_of(group))
-        elif "cut" in states:
-            report.append((key_of(group), "member_truncated"))
+        elif lost and not lost[0].startswith("byte"):
+            report.append((key_of(group), lost[0]))
         elif "whole" in states:
             report.append((key_of(group), "sample_incomplete"))
-    # a header of which only the name arrived is still known to be one when its magic did
-    named = [(key, code) for key, code in report if code == "tar_damaged"]
-    for key, code in named:
-        start = int(key.split()[1])
-        if cut - start >= 262:
-            report.remove((key, code))
-            name = whole.data[start : start + 100].split(b"\0")[0].decode().partition(".")[0]
-            report = [entry for entry in report if entry[0] != name] + [(name, "tar_damaged")]
+        elif lost:
+            report.append((lost[0], "tar_truncated"))
     return Shard(whole.data[:cut], good, report)
 
 

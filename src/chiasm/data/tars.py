@@ -149,14 +149,15 @@ class _Walk:
 
     def _member(self, header: bytes, position: int) -> int:
         """Take one header; returns where the next one is expected."""
-        cut, header = len(header) < BLOCK, header.ljust(BLOCK, b"\0")
+        cut, whole, header = len(header) < BLOCK, header, header.ljust(BLOCK, b"\0")
         name = _text(header[:100])
         if header[257:263] == b"ustar\0" and header[345] != 0:
             name = f"{_text(header[345:500])}/{name}"
         size = _number(header[124:136])
         if cut or size is None or not _checksum_fits(header):
-            why = "the file ends in a header" if cut else "the header is damaged"
-            return self._lost(position, name if header[257:262] == b"ustar" else "", why)
+            # the name of a header that the file ends in is whole when its end is there; of a damaged one, never sure
+            known = b"\0" in whole[:100] if cut else header[257:262] == b"ustar"
+            return self._lost(position, name if known else "", "the header is damaged", cut)
         kind, start = header[156:157], position + BLOCK
         if kind in (b"x", b"g", b"L", b"K"):
             return self._long_header(kind, start, size, position)
@@ -195,10 +196,11 @@ class _Walk:
                     self._long_fault = ("member_special", "a sparse member")
         return start + -(-size // BLOCK) * BLOCK
 
-    def _lost(self, position: int, name: str, why: str) -> int:
-        following = self._next_header(position + BLOCK)
+    def _lost(self, position: int, name: str, why: str, cut: bool = False) -> int:
+        following = self.end if cut else self._next_header(position + BLOCK)
         what = f"{following - position:,} bytes from {position:,} can't be read: {why}"
-        self.members.append(Member(name, position, position, 0, ("tar_damaged", what)))
+        fault = ("tar_truncated", f"the file ends in a header, at byte {self.end:,}") if cut else ("tar_damaged", what)
+        self.members.append(Member(name, position, position, 0, fault))
         self._long.clear()
         self._long_fault = None
         return following

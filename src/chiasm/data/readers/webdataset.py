@@ -85,6 +85,7 @@ class ShardRows(Rows):
             faults += [Fault(Place(str(path), shown(key), offset), code, why) for key, offset, code, why in lost]
         texts = any(group.has_text() for _, group in groups)
         pictures = any(group.has_picture() for _, group in groups)
+        last = dict(groups)
         self._groups: list[tuple[int, str, tuple[tuple[str, int, int], ...]]] = []
         for shard, group in groups:
             why = None
@@ -95,12 +96,15 @@ class ShardRows(Rows):
             if why:
                 endings = ", ".join(sorted(group.members))
                 place = Place(self.paths[shard], group.key, group.start)
+                if last[shard] is group:  # a shard that ends in a header without a name: this is what it cut
+                    faults = [each for each in faults if not _is_end_of(each, self.paths[shard])]
                 faults.append(Fault(place, "sample_incomplete", f"the sample has {why}, only {endings}"))
             else:
                 members = tuple((ending, each.offset, each.size) for ending, each in group.members.items())
                 self._groups.append((shard, group.key, members))
         order = {path: number for number, path in enumerate(self.paths)}
-        self.faults = tuple(sorted(faults, key=lambda fault: (order[fault.place.source], fault.place.offset or 0)))
+        faults.sort(key=lambda fault: (order[fault.place.source], fault.place.offset or 0))
+        self.faults = tuple(faults)
         self.fingerprint = digest_of("webdataset", *self._labels, *digests)
 
     def __len__(self) -> int:
@@ -132,6 +136,10 @@ class ShardRows(Rows):
                 record = {**record, "images": list(pictures)}
             return shape.read(record, Reading(find=finder))
         return _pair(record, pictures, files)
+
+
+def _is_end_of(fault: Fault, path: str) -> bool:
+    return fault.code == "tar_truncated" and fault.place.source == path and str(fault.place.row).startswith("byte ")
 
 
 def _pair(record: Mapping[str, Any], pictures: Mapping[str, TarMember], files: Mapping[str, TarMember]) -> Content:
