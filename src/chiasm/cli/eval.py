@@ -5,12 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from chiasm.cli.options import LOADING, Loading
 from chiasm.cli.output import UsageError, emit, note, say
+
+if TYPE_CHECKING:
+    from chiasm.evaluation.protocol import Source, Task
+
+POOL = 256  # items that examples are taken from
 
 
 def eval(
@@ -25,6 +30,9 @@ def eval(
     batch_size: int = 8,
     resume: bool = False,
     train_data: str | None = None,
+    shots: str = "",
+    shots_split: str = "train",
+    rices: str | None = None,
     rescore: Path | None = None,
     against: Path | None = None,
     listing: Annotated[bool, Parameter(name="--list")] = False,
@@ -42,6 +50,9 @@ def eval(
         batch_size: Questions asked together; no figure depends on it.
         resume: Go on where an interrupted run stopped.
         train_data: Data that the model was trained on, looked for among the items' pictures.
+        shots: Numbers of examples in the prompt, such as 0,4,8: one task becomes one for each.
+        shots_split: Which part of the data the examples come from.
+        rices: Take the examples whose pictures are nearest by this model's embeddings; by default they are drawn.
         rescore: Score the kept outputs of this run again; needs no model and no data.
         against: Another run on the same tasks: paired differences are told.
         listing: List the tasks instead.
@@ -62,9 +73,12 @@ def eval(
         if batch_size < 1 or (limit is not None and limit < 1):
             raise UsageError(f"--batch-size is {batch_size} and --limit {limit}, the least is 1")
         from chiasm.evaluation.predictor import ModelPredictor
+        from chiasm.evaluation.protocol import Source
 
         asked = chosen([name.strip() for name in tasks.split(",") if name.strip()])
         folder = out or Path("eval") / Path(model).name
+        if shots:
+            asked = _with_shots(asked, shots, Source(split=shots_split, limit=POOL), _folders(data), rices, options)
         settings = Plan(
             tasks=asked,
             out=folder,
@@ -109,6 +123,31 @@ def _folders(words: tuple[str, ...]) -> dict[str, Path | str]:
         name, equals, folder = word.partition("=")
         own = bool(equals) and name in names  # a data set's own name may hold an equals sign
         found[name if own else ""] = folder if own else word
+    return found
+
+
+def _with_shots(
+    asked: list[Task], shots: str, source: Source, folders: dict[str, Path | str], rices: str | None, options: Loading
+) -> list[Task]:
+    """Each task once for each number of examples; tasks that write no text as they are."""
+    from dataclasses import replace
+
+    from chiasm.evaluation.evaluate import folder_for
+    from chiasm.evaluation.few_shot import curve, nearest_by, random_shots
+    from chiasm.evaluation.predictor import ModelPredictor
+
+    try:
+        counts = [int(word) for word in shots.split(",")]
+    except ValueError:
+        raise UsageError(f"--shots {shots!r} is no list of numbers", hint="--shots 0,4,8") from None
+    found: list[Task] = []
+    for task in asked:
+        if task.way != "generate":
+            found.append(task)
+            continue
+        pool = task.load(replace(source, folder=folder_for(task, folders))).items
+        select = random_shots(pool) if rices is None else nearest_by(ModelPredictor(options.load(rices)), pool)
+        found += curve(task, select, counts)
     return found
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def evaluate(
     manifest = {**predictor.manifest(), "tasks": {}, "limit": settings.limit, "split": settings.split}
     loaded: list[tuple[Task, Any]] = []
     for task in able:
-        items = task.load(Source(folder=_folder(task, settings), split=settings.split, limit=settings.limit))
+        items = task.load(Source(folder=folder_for(task, settings.folders), split=settings.split, limit=settings.limit))
         _check_keys(task, items.items)
         if not items.items:
             first = f", first: {items.faults[0].reason}" if items.faults else ""
@@ -151,10 +151,11 @@ def against(first: Path, second: Path) -> dict[str, Any]:
 
 def scored_run(out: Path, name: str) -> tuple[Scored, list[Fault]]:
     """One task of a finished run, scored anew, and its unusable rows."""
-    if name not in known_tasks():
-        raise ConfigError(
-            "task_unknown", f"the run has task {name!r}, which isn't known; known: {', '.join(known_tasks())}"
-        )
+    base = name.partition("@")[0]  # a number of examples stands behind the name
+    if base not in known_tasks():
+        known = ", ".join(known_tasks())
+        raise ConfigError("task_unknown", f"the run has task {name!r}, which isn't known; known: {known}")
+    task = replace(known_tasks()[base], name=name)
     items, requests = stored_items(read_lines(out / "items" / f"{name}.jsonl"))
     journal = Journal(out / "outputs" / f"{name}.jsonl")
     missing = sum(key not in journal for keys in requests.values() for key in keys)
@@ -163,7 +164,7 @@ def scored_run(out: Path, name: str) -> tuple[Scored, list[Fault]]:
             "run_incomplete", f"{out} lacks {missing} outputs of {name}", hint="the same command with --resume"
         )
     faults = [Fault(_place(row), row["code"], row["reason"]) for row in _read(out / "items" / f"{name}.bad.json")]
-    return score(known_tasks()[name], items, by_condition(requests, journal.outputs)), faults
+    return score(task, items, by_condition(requests, journal.outputs)), faults
 
 
 def _able(predictor: Predictor, settings: Plan) -> tuple[list[Task], dict[str, str]]:
@@ -181,8 +182,14 @@ def _able(predictor: Predictor, settings: Plan) -> tuple[list[Task], dict[str, s
     return able, skipped
 
 
-def _folder(task: Task, settings: Plan) -> Path | str | None:
-    folder = settings.folders.get(task.name, settings.folders.get(task.group, settings.folders.get("")))
+def folder_for(task: Task, folders: Mapping[str, Path | str]) -> Path | str | None:
+    """The data of a task among what the user named; None for a task that needs none.
+
+    Raises:
+        ConfigError: none was named, or it isn't there.
+    """
+    base = task.name.partition("@")[0]
+    folder = folders.get(base, folders.get(task.group, folders.get("")))
     if not task.needs_folder:
         return None
     if folder is None:

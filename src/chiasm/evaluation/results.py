@@ -156,7 +156,7 @@ def results(
             for s, _, _ in scores
         },
         "versions": {s.task.name: s.task.version for s, _, _ in scores},
-        "n-shot": {s.task.name: 0 for s, _, _ in scores},
+        "n-shot": {s.task.name: int(s.task.name.partition("@")[2] or 0) for s, _, _ in scores},
         "higher_is_better": {s.task.name: {m.name: m.percent for m in s.task.metrics} for s, _, _ in scores},
         "n-samples": {
             s.task.name: {
