@@ -126,7 +126,8 @@ class PixelJson:
             numbers = [float(n) for n in re.findall(_NUMBER, match[2])] if match else []
             label = re.search(r'"(?:label|text_content|name)"\s*:\s*"([^"]*)"', piece)
             place, cut = _place(numbers, scale, plan.source, label[1] if label else "")
-            if place is None:
+            wanted = 2 if match and "point" in match[1] else 4  # a box cut short is no point
+            if place is None or len(numbers) != wanted:
                 unread.append(piece.strip())
             else:
                 found.append(place)
