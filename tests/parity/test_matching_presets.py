@@ -10,7 +10,7 @@ from chiasm.core.errors import ConfigError
 from chiasm.core.registry import families
 from chiasm.weights.layouts import layout_of
 
-FAMILIES = ("blip", "vilt", "albef")
+FAMILIES = ("blip", "vilt", "albef", "align")
 PRESETS = {name: config for family in FAMILIES for name, config in families()[family].presets.items()}
 
 

@@ -160,16 +160,23 @@ class Coca(nn.Module):
 
 
 def _coca(
-    vision: ViTConfig, joint: int, heads: int, *, text: int = 12, fusion: int = 12, vocab: int = 49408, cascade: bool = False, pool_heads: int = 8,
-) -> CocaConfig:  # fmt: skip
+    vision: ViTConfig,
+    joint: int,
+    heads: int,
+    *,
+    layers: int = 12,
+    vocab: int = 49408,
+    cascade: bool = False,
+    pool_heads: int = 8,
+) -> CocaConfig:
     language = CaptionerConfig(
         vocab_size=vocab,
         context_length=76,
         hidden_dim=joint,
         num_heads=heads,
         mlp_dim=4 * joint,
-        text_layers=text,
-        fusion_layers=fusion,
+        text_layers=layers,
+        fusion_layers=layers,
     )
     return CocaConfig(vision=vision, language=language, embed_dim=joint, cascade=cascade, pool_heads=pool_heads)
 
@@ -195,7 +202,7 @@ PRESETS = {
     "coca_vit_b_32": _coca(tower(224, 32, 768, 12, 12), 512, 8),
     "coca_vit_l_14": _coca(tower(224, 14, 1024, 24, 16), 768, 12),
     # as in table 1: 18 + 18 text layers as wide as the picture tower; OpenCLIP's second MLP a fusion layer stays
-    "coca_2b": _coca(_PAPER, 1408, 16, text=18, fusion=18, vocab=64000, cascade=True, pool_heads=16),
+    "coca_2b": _coca(_PAPER, 1408, 16, layers=18, vocab=64000, cascade=True, pool_heads=16),
 }
 
 
@@ -215,7 +222,7 @@ def processor(config: CocaConfig, parts: Parts) -> FusionProcessor:
 def tiny() -> tuple[CocaConfig, FusionProcessor]:
     """A miniature with every part of the published ones."""
     tokenizer = tiny_tokenizer("clip")
-    config = _coca(tower(32, 8, 48, 2, 2, 64), 32, 2, text=2, fusion=2, vocab=len(tokenizer), pool_heads=2)
+    config = _coca(tower(32, 8, 48, 2, 2, 64), 32, 2, layers=2, vocab=len(tokenizer), pool_heads=2)
     config = replace(config, num_queries=5, language=replace(config.language, context_length=48))
     return config, processor(config, Parts(tokenizer))
 

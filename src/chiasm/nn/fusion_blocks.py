@@ -152,7 +152,9 @@ class CrossBlock(nn.Module):
         super().__init__()
         self.norm1 = config.norm()
         self.norm_kv = config.norm()
-        self.attn = config.attention.build()
+        attention = config.attention.build()
+        assert isinstance(attention, Attention), "keys and values are projected apart"
+        self.attn: Attention = attention
         self.norm2 = config.norm()
         self.mlp = config.mlp.build()
 

@@ -223,7 +223,7 @@ def _tiler(
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """EfficientNet's two further steps as a mean and a deviation: x·factor − 1 first, a division by the deviation last."""
+    """EfficientNet's further steps as mean and deviation: x·factor − 1 first, a second division last."""
     mean, std = (_channels(settings[name], name) for name in ("image_mean", "image_std"))
     if not settings["do_normalize"]:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

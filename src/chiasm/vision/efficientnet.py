@@ -1,8 +1,9 @@
-"""EfficientNet-Lite (Tan & Le 2019, "EfficientNet"; the Lite variants of its authors' repository, 2020).
+"""EfficientNet and EfficientNet-Lite (Tan & Le 2019, "EfficientNet"; Lite: its authors' repository, 2020).
 
 Inverted residual blocks (Sandler et al. 2018, fig. 4): a 1×1 expansion, a depthwise convolution, a 1×1 projection,
-with a shortcut where shapes agree. Lite leaves out squeeze-and-excitation, uses ReLU6 for swish, and keeps the stem,
-the head and the depth of the first and last stage unscaled.
+with a shortcut where shapes agree, squeeze-and-excitation (Hu et al. 2018) before the projection, swish. Lite leaves
+out squeeze-and-excitation, uses ReLU6 for swish, and keeps the stem, the head and the depth of the first and last
+stage unscaled.
 
 Published weights were trained in TensorFlow: BatchNorm's ε is 1e-3, and a strided convolution pads "SAME", which for
 an even extent puts the odd pixel at the bottom right; `SameConv2d` does that at run time, so that any extent works.
@@ -16,11 +17,13 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from chiasm.nn.activations import activation
 
 # One row a stage: blocks, kernel, stride, expansion, output channels (EfficientNet-B0, table 1).
 _STAGES = (
@@ -38,7 +41,7 @@ _LEVELS = (3, 4, 5)  # stages whose maps a descriptor summarises, beside the las
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EfficientNetConfig:
-    """A scaled EfficientNet-Lite.
+    """A scaled EfficientNet; a Lite one by default.
 
     Attributes:
         image_size: pixels the weights were trained at.
@@ -46,6 +49,12 @@ class EfficientNetConfig:
         depth: multiplies blocks a stage.
         hidden_dim: D, channels of the last feature map.
         num_classes: of the classifier.
+        squeeze: width of the squeezing layer, as a share of a block's input; None = none (Lite).
+        act: activation; Lite's is ReLU6.
+        scale_ends: stem and first and last stage are scaled, too; Lite's aren't.
+        head: whether the 1×1 head and the classifier are there; ALIGN reads the last stage itself.
+        fixed_padding: pad strided convolutions as transformers does, at the bottom right whatever the extent; otherwise
+            as "SAME" says, which differs for odd extents.
     """
 
     image_size: int
@@ -53,6 +62,21 @@ class EfficientNetConfig:
     depth: float = 1.0
     hidden_dim: int = 1280
     num_classes: int = 1000
+    squeeze: float | None = None
+    act: str = "relu6"
+    scale_ends: bool = False
+    head: bool = True
+    fixed_padding: bool = False
+
+    @property
+    def output_dim(self) -> int:
+        """Width of a picture's vector."""
+        return self.hidden_dim if self.head else _round_channels(_STAGES[-1][4] * self.width)
+
+    @property
+    def stem_dim(self) -> int:
+        """Channels of the stem."""
+        return _round_channels(_STEM_DIM * self.width) if self.scale_ends else _STEM_DIM
 
     @property
     def grid(self) -> int:
@@ -82,15 +106,40 @@ EFFICIENTNET_LITE: dict[str, EfficientNetConfig] = {
 }
 
 
+def efficientnet(image: int, width: float, depth: float, hidden: int, **more: Any) -> EfficientNetConfig:
+    """A full EfficientNet by its scaling (Tan & Le 2019, §3.3)."""
+    full: dict[str, Any] = {"squeeze": 0.25, "act": "silu", "scale_ends": True, **more}
+    return EfficientNetConfig(image_size=image, width=width, depth=depth, hidden_dim=hidden, **full)
+
+
+EFFICIENTNET: dict[str, EfficientNetConfig] = {
+    "efficientnet_b0": efficientnet(224, 1.0, 1.0, 1280),
+    "efficientnet_b1": efficientnet(240, 1.0, 1.1, 1280),
+    "efficientnet_b2": efficientnet(260, 1.1, 1.2, 1408),
+    "efficientnet_b3": efficientnet(300, 1.2, 1.4, 1536),
+    "efficientnet_b4": efficientnet(380, 1.4, 1.8, 1792),
+    "efficientnet_b5": efficientnet(456, 1.6, 2.2, 2048),
+    "efficientnet_b6": efficientnet(528, 1.8, 2.6, 2304),
+    "efficientnet_b7": efficientnet(600, 2.0, 3.1, 2560),
+}
+
+
 class SameConv2d(nn.Conv2d):
     """A convolution without bias whose output has ⌈extent/stride⌉ positions, padded as TensorFlow's "SAME"."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, fixed: bool = False
+    ) -> None:
         super().__init__(inputs, outputs, kernel, stride=stride, groups=groups, bias=False)
+        self.fixed = fixed and stride > 1  # the padding that "SAME" means for even extents, whatever the extent
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, inputs, h, w) → (B, outputs, ⌈h/stride⌉, ⌈w/stride⌉)."""
         kernel, stride = self.kernel_size[0], self.stride[0]
+        if self.fixed:
+            before, after = kernel // 2 - 1, kernel // 2
+            x = F.pad(x, (before, after, before, after))
+            return F.conv2d(x, self.weight, None, self.stride, 0, 1, self.groups)
         tall, wide = (max((math.ceil(n / stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:])
         if tall == wide and tall % 2 == 0:
             return F.conv2d(x, self.weight, None, self.stride, tall // 2, 1, self.groups)
@@ -102,21 +151,41 @@ def _unit(conv: nn.Conv2d) -> nn.Sequential:
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(conv.out_channels, eps=1e-3, momentum=0.01)))
 
 
-class InvertedResidual(nn.Module):
-    """Expand, filter each channel alone, project; add the input where shapes agree."""
+class SqueezeExcite(nn.Module):
+    """Weigh channels by what the whole map says: σ(expand(act(reduce(mean)))) (Hu et al. 2018, eq. 3)."""
 
-    def __init__(self, inputs: int, outputs: int, *, kernel: int, stride: int, expansion: int) -> None:
+    def __init__(self, width: int, squeezed: int, act: str) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(width, squeezed, 1)
+        self.expand = nn.Conv2d(squeezed, width, 1)
+        self.act = activation(act)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, width, h, w) → (B, width, h, w)."""
+        return x * self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True)))).sigmoid()
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel alone, weigh channels, project; add the input where shapes agree."""
+
+    def __init__(
+        self, inputs: int, outputs: int, config: EfficientNetConfig, *, kernel: int, stride: int, expansion: int
+    ) -> None:
         super().__init__()
         width = inputs * expansion
+        depthwise = SameConv2d(width, width, kernel, stride=stride, groups=width, fixed=config.fixed_padding)
         self.expand = _unit(SameConv2d(inputs, width, 1)) if expansion > 1 else None
-        self.depthwise = _unit(SameConv2d(width, width, kernel, stride=stride, groups=width))
+        self.depthwise = _unit(depthwise)
+        squeezed = None if config.squeeze is None else max(1, int(inputs * config.squeeze))
+        self.squeeze = None if squeezed is None else SqueezeExcite(width, squeezed, config.act)
         self.project = _unit(SameConv2d(width, outputs, 1))
         self.residual = stride == 1 and inputs == outputs
+        self.act = activation(config.act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, inputs, h, w) → (B, outputs, ⌈h/stride⌉, ⌈w/stride⌉)."""
-        wide = x if self.expand is None else F.relu6(self.expand(x))
-        out = self.project(F.relu6(self.depthwise(wide)))
+        wide = self.act(self.depthwise(x if self.expand is None else self.act(self.expand(x))))
+        out = self.project(wide if self.squeeze is None else self.squeeze(wide))
         return out + x if self.residual else out
 
 
@@ -126,21 +195,25 @@ class EfficientNet(nn.Module):
     def __init__(self, config: EfficientNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = _unit(SameConv2d(3, _STEM_DIM, 3, stride=2))
+        self.act = activation(config.act)
+        self.stem = _unit(SameConv2d(3, config.stem_dim, 3, stride=2, fixed=config.fixed_padding))
         self.blocks = nn.ModuleList()
-        inputs = _STEM_DIM
+        inputs = config.stem_dim
         self.levels: list[int] = []  # numbers of the blocks that end the stages of `_LEVELS`
         for index, (blocks, kernel, stride, expansion, channels) in enumerate(_STAGES):
-            scaled = blocks if index in (0, len(_STAGES) - 1) else math.ceil(blocks * config.depth)
+            scaled = (
+                blocks if index in (0, len(_STAGES) - 1) and not config.scale_ends else math.ceil(blocks * config.depth)
+            )
             outputs = _round_channels(channels * config.width)
             for block in range(scaled):
                 step = stride if block == 0 else 1
-                self.blocks.append(InvertedResidual(inputs, outputs, kernel=kernel, stride=step, expansion=expansion))
+                shape = {"kernel": kernel, "stride": step, "expansion": expansion}
+                self.blocks.append(InvertedResidual(inputs, outputs, config, **shape))
                 inputs = outputs
             if index in _LEVELS:
                 self.levels.append(len(self.blocks) - 1)
-        self.head = _unit(SameConv2d(inputs, config.hidden_dim, 1))
-        self.classifier = nn.Linear(config.hidden_dim, config.num_classes)
+        self.head = _unit(SameConv2d(inputs, config.hidden_dim, 1)) if config.head else None
+        self.classifier = nn.Linear(config.hidden_dim, config.num_classes) if config.head else None
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """The last feature map.
@@ -149,12 +222,12 @@ class EfficientNet(nn.Module):
             pixels: (B, 3, h, w), normalised.
 
         Returns:
-            (B, D, ⌈h/32⌉, ⌈w/32⌉), in [0, 6].
+            (B, output_dim, ⌈h/32⌉, ⌈w/32⌉); a Lite's in [0, 6].
         """
-        x = F.relu6(self.stem(_channels_last(pixels)))
+        x = self.act(self.stem(_channels_last(pixels)))
         for block in self.blocks:
             x = block(x)
-        return F.relu6(self.head(x))
+        return x if self.head is None else self.act(self.head(x))
 
     def pyramid(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The last maps of the two coarsest scales, before the head: what is where, for places and counts.
@@ -165,7 +238,7 @@ class EfficientNet(nn.Module):
         Returns:
             (B, fine, ⌈h/16⌉, ⌈w/16⌉) and (B, coarse, ⌈h/32⌉, ⌈w/32⌉), with the config's `pyramid_dims` channels.
         """
-        x = fine = F.relu6(self.stem(_channels_last(pixels)))
+        x = fine = self.act(self.stem(_channels_last(pixels)))
         for block in self.blocks:
             after = block(x)
             if after.shape[-1] != x.shape[-1]:
@@ -185,13 +258,14 @@ class EfficientNet(nn.Module):
         Returns:
             (B, descriptor_dim); the first D are what `forward` gives.
         """
-        x, maps = F.relu6(self.stem(_channels_last(pixels))), []
+        assert self.head is not None
+        x, maps = self.act(self.stem(_channels_last(pixels))), []
         for number, block in enumerate(self.blocks):
             x = block(x)
             if number in self.levels:
                 maps.append(x)
         earlier = [part for level in maps for part in (level.mean((2, 3)), level.amax((2, 3)))]
-        return torch.cat([F.relu6(self.head(x)).mean((2, 3)), *earlier], 1)
+        return torch.cat([self.act(self.head(x)).mean((2, 3)), *earlier], 1)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """One vector a picture, the mean of the feature map: (B, 3, h, w) → (B, D)."""
@@ -199,6 +273,7 @@ class EfficientNet(nn.Module):
 
     def logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """Class scores of pooled features: (B, D) → (B, num_classes)."""
+        assert self.classifier is not None
         return cast(torch.Tensor, self.classifier(pooled))
 
 
