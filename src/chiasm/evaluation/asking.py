@@ -29,9 +29,10 @@ ERROR = "chiasm_error"  # the key of an output that says why there is none
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One thing to ask: an item's conversation under a condition."""
+    """One thing to ask: an item's conversation under a condition, and keys of its pictures."""
 
     key: str
+    pictures: str
     conversation: Conversation
     item: Item
 
@@ -79,7 +80,8 @@ def plan(task: Task, items: Sequence[Item]) -> Asked:
             if not keys[at] and condition != "seen":
                 conversation, pictures = item.conversation, []
             key = request_key(conversation, pictures, task.way, task.max_new_tokens, list(item.options))
-            requests[condition].append(Request(key=key, conversation=conversation, item=item))
+            shown_here = " ".join(pictures)
+            requests[condition].append(Request(key=key, pictures=shown_here, conversation=conversation, item=item))
     return Asked(items=usable, requests=requests, faults=faults)
 
 
@@ -103,7 +105,8 @@ def ask_all(
     """
     every = {request.key: request for condition in CONDITIONS for request in asked.requests[condition]}
     left = [request for key, request in every.items() if key not in journal]
-    left.sort(key=lambda request: (-predictor.length(request.conversation), request.key))  # likely failures come first
+    # questions about one picture stand together, since a model may read what they share once; then those of like length
+    left.sort(key=lambda request: (request.pictures, -predictor.length(request.conversation), request.key))
     for at in range(0, len(left), batch_size):
         batch = left[at : at + batch_size]
         journal.add(_outputs(task, batch, predictor))

@@ -239,7 +239,12 @@ def _embed(
     requests: dict[str, list[Request]] = {}
     for condition in CONDITIONS:
         requests[condition] = [
-            Request(key=request_key(Conversation(), [], condition, item.key), conversation=item.conversation, item=item)
+            Request(
+                key=request_key(Conversation(), [], condition, item.key),
+                pictures="",
+                conversation=item.conversation,
+                item=item,
+            )
             for item in usable
         ]
         new = zip(requests[condition], outputs[condition], strict=True)

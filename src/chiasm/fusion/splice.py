@@ -16,6 +16,7 @@ from torch import nn
 from chiasm.core.batch import Batch, ImageSpan
 from chiasm.core.errors import PromptError
 from chiasm.core.plan import ImagePlan
+from chiasm.fusion.sharing import SharedBeginning, shared_beginning
 from chiasm.language.decoder import Decoder
 from chiasm.nn.cache import Cache
 from chiasm.nn.masks import packed_mask, real_tokens
@@ -153,6 +154,9 @@ class SplicedLM(nn.Module, ABC):
         Returns:
             (B, V) logits of the next token, and the state to go on from.
         """
+        shared = shared_beginning(batch) if self._shares else None
+        if shared is not None:
+            return self._prefill_shared(shared, capacity)
         embeds = self.embed(batch)
         rows, length = embeds.shape[:2]
         cache = self.language.new_cache(rows, capacity)
@@ -166,6 +170,26 @@ class SplicedLM(nn.Module, ABC):
         last = positions.amax(0) if positions.dim() == 3 else positions
         state = SplicedState(cache, attend, last.amax(1, keepdim=True) + 1)
         return self.language.logits(hidden[:, -1]), state
+
+    @property
+    def _shares(self) -> bool:
+        """Whether keys of a beginning can't depend on what follows it: plain positions, no routed weights."""
+        own = type(self)
+        return own.positions is SplicedLM.positions and own.route is SplicedLM.route and own.hidden is SplicedLM.hidden
+
+    def _prefill_shared(self, shared: SharedBeginning, capacity: int) -> tuple[torch.Tensor, SplicedState]:
+        """As `prefill`, every different beginning read once."""
+        embeds = self.embed(shared.trunk)
+        rows, length = embeds.shape[:2]
+        cache = self.language.new_cache(rows, capacity)
+        self.language(embeds, positions=torch.arange(length, device=embeds.device).expand(rows, -1), cache=cache)
+        cache.select(shared.owner)
+        rest = self.language.embed_tokens(shared.rest)
+        hidden = self.language(rest, attend=shared.attend, positions=shared.positions, cache=cache)
+        attend = shared.attend
+        if attend is not None:
+            attend = nn.functional.pad(attend, (0, capacity - attend.shape[1]), value=True)
+        return self.language.logits(hidden[:, -1]), SplicedState(cache, attend, shared.positions[:, -1:] + 1)
 
     def decode(self, token_ids: torch.Tensor, state: SplicedState) -> torch.Tensor:
         """One more token.
