@@ -101,7 +101,7 @@ def talk(*parts) -> list[dict]:
     return [{"role": "user", "content": content}]
 
 
-@pytest.fixture(params=["flamingo"])
+@pytest.fixture(params=["flamingo", "idefics"])
 def model(request):
     return chiasm.new(request.param)
 
