@@ -8,9 +8,15 @@ With s_ij the similarity of picture i and text j and a margin α:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 
+from chiasm.core.batch import Batch
 from chiasm.core.errors import DataError
+from chiasm.objectives.config import ObjectiveConfig
+from chiasm.objectives.pairs import embed_pairs
 
 
 def hinge_loss(similarity: torch.Tensor, margin: float, *, hardest: bool) -> torch.Tensor:
@@ -36,3 +42,34 @@ def hinge_loss(similarity: torch.Tensor, margin: float, *, hardest: bool) -> tor
     if hardest:
         return texts.amax(1).sum() + images.amax(0).sum()
     return texts.sum() + images.sum()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hinge(ObjectiveConfig):
+    """VSE's loss, or VSE++'s.
+
+    Attributes:
+        margin: α.
+        hardest: only the worst violation counts (VSE++).
+    """
+
+    margin: float = 0.2
+    hardest: bool = True
+
+    def build(self) -> HingeObjective:
+        return HingeObjective(self)
+
+
+class HingeObjective:
+    """Rows of a batch are pairs of a picture and a text."""
+
+    def __init__(self, config: Hinge) -> None:
+        self.config = config
+
+    def __call__(self, module: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        """The loss of one batch."""
+        images, texts = embed_pairs(module, batch)
+        return {"loss": hinge_loss(module.logits(images, texts), self.config.margin, hardest=self.config.hardest)}
+
+    def after_step(self, module: Any, step: int) -> None:
+        """Nothing to do."""

@@ -9,6 +9,7 @@ Usage: ``unpickle.py SOURCE TARGET MEMORY_BYTES SECONDS OUTPUT_BYTES``
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import sys
@@ -25,11 +26,14 @@ def unwrap(value: Any, skipped: dict[str, str]) -> Any:
     for _ in range(3):
         if not isinstance(value, Mapping) or any(isinstance(item, torch.Tensor) for item in value.values()):
             break
-        inner = next((key for key in WRAPPERS if isinstance(value.get(key), Mapping)), None)
+        inner = next((key for key in WRAPPERS if isinstance(value.get(key), (Mapping, list, tuple))), None)
         if inner is None:
             break
         skipped.update({str(key): type(item).__name__ for key, item in value.items() if key != inner})
         value = value[inner]
+    if isinstance(value, (list, tuple)) and value and all(isinstance(part, Mapping) for part in value):
+        # several modules' states side by side, such as VSE++'s picture and text encoders
+        value = {f"{number}.{name}": item for number, part in enumerate(value) for name, item in part.items()}
     return value
 
 
@@ -42,7 +46,9 @@ def main(source: str, target: str, memory: int, seconds: int, output: int) -> di
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (output, output))
     try:
-        loaded = torch.load(source, map_location="cpu", weights_only=True)
+        # training options, a plain holder of values, lie beside the weights of many older checkpoints
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:
         first = str(error).strip().split("\n")[0]
         what = "unsafe" if "weights only" in str(error).lower() or "weights_only" in str(error) else "unreadable"
