@@ -17,7 +17,7 @@ from chiasm.evaluation import tasks as registry
 from chiasm.evaluation.controls import mean_picture, partners, with_pictures
 from chiasm.evaluation.evaluate import Plan, against, evaluate, rescore
 from chiasm.evaluation.journal import Journal
-from chiasm.evaluation.protocol import Item, Metric, Task, ask
+from chiasm.evaluation.protocol import Item, Metric, Task, ask, each
 from chiasm.evaluation.statistics import mcnemar, paired, resamples, wilson
 
 
@@ -213,3 +213,14 @@ def test_statistics_against_the_books() -> None:
     )
     assert same == {"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
     assert wilson(10, 10)[1] == 1.0 and wilson(10, 10)[0] == pytest.approx(0.7225, abs=1e-3)
+
+
+def test_where_lower_is_better_the_verdict_turns_round(tmp_path: Path, only: Any) -> None:
+    def wrong(item: Item, answer: Any) -> float:
+        return float(answer not in item.references)
+
+    task = only(bright_task(metrics=(Metric(name="errors", values=each(wrong), higher=False),), prior=None))
+    found = evaluate(Looker(), Plan(tasks=[task], out=tmp_path))
+    told = found["chiasm"]["bright"]
+    assert told["metrics"]["errors"]["over_blind"]["high"] < 0 and told["verdict"].startswith("the picture was used")
+    assert found["higher_is_better"]["bright"] == {"errors": False}

@@ -275,6 +275,14 @@ def charades(root: Path) -> None:
     )
 
 
+@copy_of("choices", "likelihood")
+def own_choices(root: Path) -> None:
+    pictures(root, "1.png", "2.png")
+    row = {"question": "What is it?", "answer": "dog", "choices": ["cat", "dog"]}
+    rows = [{"image": "1.png", **row}, {"image": "2.png", **row}, {"image": "2.png", **row, "question": " "}]
+    write(root / "rows.jsonl", lines(rows))
+
+
 @copy_of("answers")
 def own_answers(root: Path) -> None:
     pictures(root, "1.png", "2.png")
@@ -399,3 +407,17 @@ def test_wrong_copies_are_named(tmp_path: Path) -> None:
     assert [task.name for task in chosen(["stamps", "stamps_naming"])] == [
         "stamps_classification", "stamps_naming", "stamps_retrieval",
     ]  # fmt: skip
+
+
+def test_the_likeliest_choice_and_perplexity(load: Callable[..., tuple[Task, Items]]) -> None:
+    task, found = load("choices")
+    item = found.items[0]
+    assert item.options == ("cat", "dog") and item.references == ("B",)
+    assert task.parse([[-3.0], [-1.0, -2.0]], item) == "B"
+    assert task.parse([[-1.0], [-1.0, -1.0]], item) is None, "a tie is no choice"
+    task = tasks()["likelihood"]
+    answers = [task.parse([[-0.5, -0.5]], item), task.parse([[-2.0]], item)]
+    first, second = task.metrics
+    values = [float(value or 0) for value in first.values(found.items, answers)]
+    assert first.pool is not None and first.pool(found.items, answers, values) == pytest.approx(2.718281828)
+    assert values == list(second.values(found.items, answers)) == [0.5, 2.0]

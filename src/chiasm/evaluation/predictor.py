@@ -52,15 +52,16 @@ class ModelPredictor:
 
     def ground(self, image: Any, phrase: str) -> dict[str, Any]:
         """``boxes`` and ``points``, as plain numbers."""
-        found = self.model.ground(image, phrase)
+        regions = self.model.ground(image, phrase).regions
         return {
-            "boxes": [[float(value) for value in _place(each, "box")] for each in getattr(found, "boxes", ())],
-            "points": [[float(value) for value in _place(each, "point")] for each in getattr(found, "points", ())],
+            "boxes": [[float(value) for value in region.box] for region in regions if region.box is not None],
+            "points": [[float(value) for value in region.point] for region in regions if region.point is not None],
         }
 
     def locate(self, video: Any, query: str) -> list[list[float]]:
         """(start, end), as plain numbers."""
-        return [[float(value) for value in _place(each, "span")][:2] for each in self.model.locate(video, query)]
+        found = self.model.locate(video, query)
+        return [[float(value) for value in getattr(span, "span", span)][:2] for span in found]
 
     def seen(self, conversation: Conversation) -> list[Image.Image]:
         """Every picture's crops, side by side where there are several."""
@@ -128,10 +129,6 @@ def picture_key(source: Any) -> str:
         picture = read_picture(source)
         data = f"{picture.size}".encode() + picture.tobytes()
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _place(found: Any, name: str) -> Any:
-    return getattr(found, name, found)
 
 
 def _plain(value: Any) -> Any:

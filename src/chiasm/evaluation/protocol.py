@@ -141,12 +141,14 @@ class Metric:
             (a judge failed) and leaves every figure of this metric.
         pool: items, answers and values → the figure; None = the mean.
         percent: shown times 100.
+        higher: whether more is better.
     """
 
     name: str
     values: Values
     pool: Pool | None = None
     percent: bool = True
+    higher: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -64,4 +64,6 @@ def _median(way: str) -> Metric:
     def pool(items: Sequence[Item], answers: Sequence[Any], values: Sequence[float]) -> float:
         return median_rank(np.array([place for answer in answers for place in places(way, answer)]))
 
-    return Metric(name=f"{way}_median_rank", values=each(lambda item, answer: 0.0), pool=pool, percent=False)
+    return Metric(
+        name=f"{way}_median_rank", values=each(lambda item, answer: 0.0), pool=pool, percent=False, higher=False
+    )

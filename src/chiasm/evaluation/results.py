@@ -150,14 +150,14 @@ def results(
                 "output_type": s.task.way,
                 "generation_kwargs": {"max_new_tokens": s.task.max_new_tokens, "temperature": 0.0},
                 "metric_list": [
-                    {"metric": metric.name, "higher_is_better": metric.percent} for metric in s.task.metrics
+                    {"metric": metric.name, "higher_is_better": metric.higher} for metric in s.task.metrics
                 ],
             }
             for s, _, _ in scores
         },
         "versions": {s.task.name: s.task.version for s, _, _ in scores},
         "n-shot": {s.task.name: int(s.task.name.partition("@")[2] or 0) for s, _, _ in scores},
-        "higher_is_better": {s.task.name: {m.name: m.percent for m in s.task.metrics} for s, _, _ in scores},
+        "higher_is_better": {s.task.name: {m.name: m.higher for m in s.task.metrics} for s, _, _ in scores},
         "n-samples": {
             s.task.name: {
                 "original": len(s.items) + len(s.invalid) + len(faults),

@@ -111,7 +111,12 @@ def summary(scored: Scored) -> dict[str, Any]:
 
 def _metric(scored: Scored, metric: Metric) -> dict[str, Any]:
     rows = valid_rows(scored, metric)
-    found: dict[str, Any] = {"n": len(rows), "invalid": len(scored.items) - len(rows), "percent": metric.percent}
+    found: dict[str, Any] = {
+        "n": len(rows),
+        "invalid": len(scored.items) - len(rows),
+        "percent": metric.percent,
+        "higher_is_better": metric.higher,
+    }
     if not rows:
         return found
     groups = [scored.items[at].group or scored.items[at].key for at in rows]
@@ -150,11 +155,12 @@ def verdict(metric: Mapping[str, Any]) -> str:
     gain = metric.get("over_blind")
     if gain is None:
         return "no item was scored" if not metric.get("n") else "no blind control"
-    if gain["low"] > 0:
-        return "the picture was used: the score without it is lower beyond chance"
-    if gain["high"] < 0:
-        return "the picture did harm: the score without it is higher beyond chance"
-    return "nothing shows that the picture was used: the score without it is as high within chance"
+    low, high = (gain["low"], gain["high"]) if metric["higher_is_better"] else (-gain["high"], -gain["low"])
+    if low > 0:
+        return "the picture was used: the score without it is worse beyond chance"
+    if high < 0:
+        return "the picture did harm: the score without it is better beyond chance"
+    return "nothing shows that the picture was used: the score without it is as good within chance"
 
 
 def compare(first: Scored, second: Scored) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Your own data: any data set that training takes, asked back.
 
-`answers` asks every row's last question and compares with its answers, `captions` and `retrieval` use its captions.
+`answers` asks every row's last question and compares with its answers, `choices` takes the likeliest of a row's
+choices, `likelihood` tells the perplexity of its first answer, `captions` and `retrieval` use its captions.
 The data set is named as for training: a file or folder of any known format, or a name such as
 ``scenes:test:counting``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from chiasm.core.errors import DataError
@@ -18,9 +20,11 @@ from chiasm.data.rows import Fault, readable_rows
 from chiasm.evaluation.controls import frequent
 from chiasm.evaluation.embedding import Retrieval
 from chiasm.evaluation.metrics.answers import exact_match
+from chiasm.evaluation.metrics.choices import LETTERS
+from chiasm.evaluation.metrics.language import perplexity
 from chiasm.evaluation.protocol import Item, Items, Metric, Source, Task, each
 from chiasm.evaluation.ranking import retrieval_metrics
-from chiasm.evaluation.reading import said
+from chiasm.evaluation.reading import likeliest, said
 from chiasm.evaluation.tasks.scenes import caption_metrics
 
 
@@ -74,7 +78,49 @@ def _caption(prompt: str) -> Callable[[Sample], Item]:
     return make
 
 
+def _likely(sample: Sample) -> Item:
+    item = _answer(sample)
+    return replace(item, options=item.references[:1])
+
+
+def _choice(sample: Sample) -> Item:
+    item, options = _answer(sample), tuple(map(str, sample.annotations.get("choices", ())))
+    right = next((at for at, option in enumerate(options) if option in item.references), None)
+    if right is None:
+        raise DataError("references_missing", f"none of the row's {len(options)} choices is its answer")
+    return replace(item, options=options, references=(LETTERS[right],))
+
+
+def _surprise(item: Item, answer: Any) -> float:
+    """Mean negative log-probability of a token of the answer."""
+    return -sum(answer) / len(answer)
+
+
+def _perplexity(items: Sequence[Item], answers: Sequence[Any], values: Sequence[float]) -> float:
+    return perplexity([answer for answer in answers if answer is not None])
+
+
 TASKS = (
+    Task(
+        name="choices",
+        about="questions of your own data with choices, the likeliest one taken",
+        way="choose",
+        load=_load(_choice),
+        parse=likeliest,
+        metrics=(Metric(name="accuracy", values=each(lambda item, answer: float(answer in item.references))),),
+        prior=frequent,
+    ),
+    Task(
+        name="likelihood",
+        about="how likely the answers of your own data are",
+        way="choose",
+        load=_load(_likely),
+        parse=lambda output, item: output[0] or None,
+        metrics=(
+            Metric(name="perplexity", values=each(_surprise), pool=_perplexity, percent=False, higher=False),
+            Metric(name="nats_per_token", values=each(_surprise), percent=False, higher=False),
+        ),
+    ),
     Task(
         name="answers",
         about="questions of your own data",
