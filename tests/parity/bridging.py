@@ -49,7 +49,8 @@ def gradients_agree(reference: Any, model: Model, folder: Path, *, atol: float =
     for name, grad in table.to_theirs(state).items():
         other = theirs.get(name, theirs.get(f"model.{name}"))
         if other is not None:
-            assert (grad - other.reshape(grad.shape)).abs().max() <= atol * max(1.0, other.abs().max().item()), name
+            gap, size = (grad - other.reshape(grad.shape)).abs().max(), other.abs().max().item()
+            assert gap <= atol * max(1.0, size), (name, gap, size)
             compared += 1
     assert compared == sum(grad is not None for grad in theirs.values())
 

@@ -117,7 +117,8 @@ def test_logits_loss_and_gradients_agree(pair) -> None:
     # the reference's own loss forgets the added words
     for scores in (logits, expected.logits):
         torch.nn.functional.cross_entropy(scores[0, :-1], batch.labels[0, 1:], ignore_index=-100).backward()
-    gradients_agree(reference, model, folder)
+    # a gate's gradient is a sum over all features of all tokens
+    gradients_agree(reference, model, folder, atol=1e-4)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
