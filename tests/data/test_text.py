@@ -9,7 +9,7 @@ import pytest
 from chiasm.core.messages import Conversation, Message, TextPart
 from chiasm.data.text import documents as writing
 from chiasm.data.text.documents import TOLD, Document, Speech, spellings, told
-from chiasm.data.text.quiz import quiz
+from chiasm.data.text.quiz import drill, quiz
 from chiasm.data.text.tokens import ANSWER_WEIGHT, END, IMAGE, START, STOP, encode, learn_tokenizer, line_up
 from chiasm.data.text.wordnet import Entry
 from chiasm.data.worlds.director import Director, World, invented
@@ -127,6 +127,15 @@ def test_a_quiz_asks_what_its_words_answer() -> None:
     assert kinds == {"coloured", "there", "left"}
 
 
+def test_a_drill_says_every_thing_again() -> None:
+    for index in range(80):
+        stage, question, answer = drill(Director(World(seed=1), "train", index, "drill"))
+        for actor in stage.actors:
+            assert actor.name in answer and actor.colour in answer and stage.cell(actor) in answer
+        if question == "Say it again.":
+            assert answer == f"{stage.words()}."
+
+
 def test_definitions_become_sentences_and_questions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = [
         Entry(("cat", "true cat"), "noun", "a small animal", ("the cat sat",)),
@@ -135,8 +144,8 @@ def test_definitions_become_sentences_and_questions(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(writing, "entries", lambda: found)
     monkeypatch.setattr(writing, "load_pack", lambda name: [])
     monkeypatch.setattr(writing, "TOLD", {"naming": 1, "few_shot": 1})
-    made = writing.documents(0, 10, 8, 3)
-    assert made == writing.documents(0, 10, 8, 3) and len(made) == 2 + 4 + 4 + 3
+    made = writing.documents(0, 10, 8, 3, 5)
+    assert made == writing.documents(0, 10, 8, 3, 5) and len(made) == 2 + 4 + 4 + 3 + 5
     texts = [" ".join(speech.text for speech in document) for document in made]
     assert sum("small animal" in text for text in texts) == 1 and "The cat sat." in texts
     assert not any("Felis" in text for text in texts)

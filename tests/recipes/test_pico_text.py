@@ -23,7 +23,7 @@ from chiasm.weights.layouts import native
 TINY = PicoText(vocab_size=400, hidden_dim=32, num_layers=1, num_heads=2, num_kv_heads=1, mlp_dim=48, length=32)
 
 
-def few(seed: int, definitions: int, scenes: int, quizzes: int):  # type: ignore[no-untyped-def]
+def few(seed: int, definitions: int, scenes: int, quizzes: int, drills: int):  # type: ignore[no-untyped-def]
     return [told(sample, random.Random(0)) for sample in Scenes("train", ["naming", "attribute"], 120)]
 
 

@@ -34,7 +34,7 @@ class PicoText(TaskConfig):
         vocab_size: pieces, control tokens included.
         hidden_dim, num_layers, num_heads, num_kv_heads, mlp_dim: of the decoder.
         length: tokens of a row.
-        definitions, scenes, quizzes: what the text is made of; see `data.text.documents`.
+        definitions, scenes, quizzes, drills: what the text is made of; see `data.text.documents`.
     """
 
     vocab_size: int = 4096
@@ -44,9 +44,10 @@ class PicoText(TaskConfig):
     num_kv_heads: int = 2
     mlp_dim: int = 704
     length: int = 256
-    definitions: int = 12000
-    scenes: int = 14000
-    quizzes: int = 12000
+    definitions: int = 8000
+    scenes: int = 10000
+    quizzes: int = 6000
+    drills: int = 14000
 
     def decoder(self) -> DecoderConfig:
         """The decoder's configuration."""
@@ -148,7 +149,7 @@ def corpus(config: PicoText, seed: int, out: Path) -> tuple[Tokenizer, torch.Ten
     names = [folder / name for name in ("tokenizer.json", "ids.npy", "weights.npy")]
     if not names[-1].exists():
         folder.mkdir(parents=True, exist_ok=True)
-        found = documents(seed, config.definitions, config.scenes, config.quizzes)
+        found = documents(seed, config.definitions, config.scenes, config.quizzes, config.drills)
         tokenizer = learn_tokenizer(found, config.vocab_size, spellings())
         tokenizer.backend.save(str(names[0]))
         ids, weights = line_up(found, tokenizer)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from chiasm.core.messages import ImagePart, TextPart, VideoPart
 from chiasm.core.samples import Sample
 from chiasm.data.packs import load_pack
-from chiasm.data.text.quiz import quiz
+from chiasm.data.text.quiz import drill, quiz
 from chiasm.data.text.wordnet import Entry, entries
 from chiasm.data.worlds.director import Director, World, invented
 from chiasm.data.worlds.phrases import EVERY
@@ -43,7 +43,7 @@ class Speech:
 Document = tuple[Speech, ...]
 
 
-def documents(seed: int, definitions: int, scenes: int, quizzes: int) -> list[Document]:
+def documents(seed: int, definitions: int, scenes: int, quizzes: int, drills: int) -> list[Document]:
     """All documents, in a fixed random order.
 
     Args:
@@ -51,12 +51,14 @@ def documents(seed: int, definitions: int, scenes: int, quizzes: int) -> list[Do
         definitions: synsets at most.
         scenes: samples of the generated world.
         quizzes: scenes with many questions each.
+        drills: scenes whose words are said again.
 
     Raises:
         SourceError: a package that can't be fetched.
     """
     rng = random.Random(f"documents {seed}")
-    found = [*_defined(rng, definitions), *_captioned(), *_told(seed, scenes), *_quizzed(seed, quizzes)]
+    found = [*_defined(rng, definitions), *_captioned(), *_told(seed, scenes)]
+    found += [*_quizzed(seed, quizzes), *_drilled(seed, drills)]
     rng.shuffle(found)
     return found
 
@@ -111,6 +113,13 @@ def _quizzed(seed: int, count: int) -> Iterator[Document]:
             shown = "" if speeches else f"{stage.words()}."
             speeches += [Speech("user", question, shown), Speech("assistant", answer)]
         yield tuple(speeches)
+
+
+def _drilled(seed: int, count: int) -> Iterator[Document]:
+    world = World(seed=9_000_000 + seed)
+    for index in range(count):
+        stage, question, answer = drill(Director(world, "train", index, "drill"))
+        yield Speech("user", question, f"{stage.words()}."), Speech("assistant", answer)
 
 
 def told(sample: Sample, rng: random.Random) -> Document:
