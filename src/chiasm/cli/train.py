@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +62,8 @@ def train(
 
     manner = Manner(resume=resume, deterministic=deterministic, loss_log=loss_log, device=device)
     finished = carry_out(run, out, manner, note)
+    if os.environ.get("RANK", "0") != "0":
+        return DONE  # the main process speaks for all
     if finished.interrupted:
         note(f"stopped after step {finished.step} and saved; go on with: chiasm train --resume --out {out}")
     if options.json:

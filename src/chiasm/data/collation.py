@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from chiasm.core.batch import Batch
 from chiasm.core.errors import PromptError
-from chiasm.core.messages import ImagePart
+from chiasm.core.messages import Conversation, ImagePart, Message, TextPart
 from chiasm.core.samples import Sample
 
 Collate = Callable[[Sequence[Sample]], Any]
@@ -54,6 +54,21 @@ class Conversations(CollateConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Answers(Conversations):
+    """Conversations, in which a picture that nobody asked anything about is asked about.
+
+    Attributes:
+        question: what is asked then; pictures with labels become questions and answers so.
+    """
+
+    question: str = "What is in the picture?"
+
+    def build(self, processor: Any) -> Collate:
+        collate = Conversations(pack=self.pack).build(processor)
+        return lambda samples: collate([asked(sample, self.question) for sample in samples])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pairs(CollateConfig):
     """A picture and one of its captions each: `pixel_values` and `input_ids`, row for row.
 
@@ -73,6 +88,17 @@ class Pairs(CollateConfig):
             )
 
         return collate
+
+
+def asked(sample: Sample, question: str) -> Sample:
+    """The sample with a question in its user's turns that have pictures and no words."""
+    messages = tuple(
+        Message(message.role, (*message.parts, TextPart(question)))
+        if message.role == "user" and message.parts and not message.text.strip()
+        else message
+        for message in sample.conversation.messages
+    )
+    return replace(sample, conversation=Conversation(messages))
 
 
 def picture(sample: Sample) -> Any:
