@@ -189,6 +189,11 @@ def save_adapter(model: Model, folder: str | Path, base: str, *, whole: Iterable
     write_adapter(Path(folder), model.module, _layout_of(model.config), model.config, base=base, whole=whole)
 
 
+def layout_for_config(config: Any) -> Layout:
+    """The published layout that models of a configuration's type are written in, or our own."""
+    return _layout_of(config)
+
+
 def writer_for(config: Any) -> Any:
     """The function (model, folder) that writes models of a configuration's type in their layout."""
     return _writer(_layout_of(config))

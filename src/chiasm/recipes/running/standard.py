@@ -187,6 +187,22 @@ def _open(source: Source) -> Dataset:
     return open_dataset(source.name, images=source.images, columns=columns or None, skip=source.skip)
 
 
+def save_adapter(model: Model, folder: Path, run: Run) -> None:
+    """Write what learned, in PEFT's format, where the run started from a model that can be named."""
+    import shutil
+
+    from chiasm.weights.adapters import write_adapter
+    from chiasm.weights.load import layout_for_config
+
+    base = run.model.source if isinstance(run.model, Pretrained) and run.init_from is None else run.init_from
+    if base is None:
+        return
+    names = [name for name, p in model.module.named_parameters() if p.requires_grad]
+    whole = [name for name in names if name.rpartition(".")[2] not in ("lora_a", "lora_b")]
+    shutil.rmtree(folder, ignore_errors=True)
+    write_adapter(folder, model.module, layout_for_config(model.config), model.config, base=base, whole=whole)
+
+
 def save_model(model: Model, out: Path, run: Run) -> None:
     """Write `OUT/model`: a folder that `chiasm.load` takes, low-rank updates folded in, and `OUT/adapter` beside it."""
     import shutil
@@ -196,6 +212,7 @@ def save_model(model: Model, out: Path, run: Run) -> None:
     new, final = out / ".model", out / "model"
     shutil.rmtree(new, ignore_errors=True)
     if run.lora is not None:
+        save_adapter(model, out / "adapter", run)
         merge_lora(model.module)
     model.module.eval()
     model.save(new)
