@@ -102,7 +102,7 @@ def ground_phrase(
             probability = module.match_logits(batch)[0].float().sigmoid().item()
     heat = heat / heat.max() if heat.max() > 0 else heat
     box, point = _peak(heat, batch.plans[0])
-    return Grounding((Region(box, point, probability, phrase),), picture.size, heat.cpu().numpy())
+    return Grounding((Region(box, point, probability, phrase),), picture.size, heat.detach().cpu().numpy())
 
 
 def _peak(heat: torch.Tensor, plan: ImagePlan) -> tuple[tuple[float, float, float, float], tuple[float, float]]:
