@@ -50,6 +50,9 @@ def forward(model):
         pictures, texts = model.processor.images([picture(1), picture(2)]), model.processor.texts(["a cat", "two dogs"])
         images = model.module.embed_images(pictures.pixel_values)
         outputs.append(model.module.logits(images, model.module.embed_texts(texts.input_ids, texts.attention_mask)))
+    for kind in getattr(model.module, "kinds", ()):
+        shape = model.config.kinds[kind].stem.input_shape
+        outputs.append(model.module.embed_kind(kind, torch.randn(2, *shape, generator=torch.manual_seed(0))))
     if isinstance(model.module, Matching):
         pairs = model.processor.pairs([[picture(1)] * several(model, 9), [picture(2)] * several(model, 9)], ["a", "b"])
         outputs.append(model.module.match_logits(pairs))

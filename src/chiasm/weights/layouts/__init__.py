@@ -23,6 +23,7 @@ NAMES = (
     "open_clip_coca",
     "align",
     "vse",
+    "imagebind",
     "blip2",
     "blip2_retrieval",
     "instructblip",

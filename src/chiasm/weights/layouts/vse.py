@@ -33,7 +33,7 @@ def config_to(config: VseConfig) -> dict[str, Any]:
 
 
 def recognise(shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
-    """The config of one of the authors' checkpoints with a CNN, from its tensors; order embeddings look like any other."""
+    """The config of an authors' checkpoint with a CNN; order embeddings' tensors look like any other's."""
     text = "1.rnn.weight_ih_l0"
     if "0.fc.weight" not in shapes or "1.embed.weight" not in shapes or text not in shapes:
         return None
