@@ -1,0 +1,112 @@
+"""Qwen-VL (Bai et al. 2023, "A Versatile Vision-Language Model for Understanding, Localization, Text Reading").
+
+OpenCLIP's ViT-bigG/14 at 448 px without its class token, one layer of cross-attention from a grid of 256 queries with
+2D positions (§2.1), Qwen-7B. A picture stands between `<img>` and `</img>`; boxes are written as
+`<ref>words</ref><box>(x1,y1),(x2,y2)</box>` on a grid of 1000.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chiasm.connectors.choice import Connector
+from chiasm.connectors.cross_attention_resampler import GridResamplerConfig
+from chiasm.core.registry import Family, register
+from chiasm.fusion.bridge import BridgedLM, BridgedSeq2Seq, build_bridge
+from chiasm.language.decoder import DecoderConfig
+from chiasm.models.assembly import Parts, llama
+from chiasm.models.bridging import bridged_processor, unread
+from chiasm.processing.miniature import tiny_tokenizer
+from chiasm.processing.processor import Processor
+from chiasm.vision.patches import PatchSelection
+from chiasm.vision.vit import ViTConfig
+
+WRAP = ("<img>", "</img>")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QwenVLConfig:
+    """A Qwen-VL.
+
+    Attributes:
+        vision: the tower.
+        connector: the grid of queries; any other connector fits as well.
+        language: Qwen.
+        image_token_id: id of a picture slot.
+        reading: which of the tower's states are features; its last norm stands behind the connector instead.
+    """
+
+    vision: ViTConfig
+    connector: Connector
+    language: DecoderConfig
+    image_token_id: int
+    reading: PatchSelection = PatchSelection(layer=-1)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Parameters that take no part."""
+        return unread(self)
+
+    def build(self) -> BridgedLM | BridgedSeq2Seq:
+        """A model with random weights."""
+        return build_bridge(self)
+
+
+def tower(image: int, patch: int, width: int, layers: int, heads: int, mlp: int) -> ViTConfig:
+    """OpenCLIP's ViT without a class token."""
+    return ViTConfig(
+        image_size=image,
+        patch_size=patch,
+        hidden_dim=width,
+        num_layers=layers,
+        num_heads=heads,
+        mlp_dim=mlp,
+        act="gelu",
+        norm_eps=1e-6,
+        class_token=False,
+        norm_pre=True,
+        patch_bias=False,
+        attention_pool=False,
+    )
+
+
+def _qwen_vl(image: int) -> QwenVLConfig:
+    vision = tower(image, 14, 1664, 48, 16, 8192)
+    language = llama(151936, 4096, 32, 32, 32, 11008, context=8192, eps=1e-6, qkv_bias=True)
+    connector = GridResamplerConfig(input_dim=1664, output_dim=4096)
+    return QwenVLConfig(vision=vision, connector=connector, language=language, image_token_id=151859)
+
+
+PRESETS = {"qwen_vl_7b": _qwen_vl(448)}
+
+
+def processor(config: QwenVLConfig, parts: Parts) -> Processor:
+    """The whole picture, stretched to the tower's square, its tokens between `<img>` and `</img>`."""
+    wrap = WRAP if all(parts.tokenizer.token_to_id(token) is not None for token in WRAP) else None
+    return bridged_processor(config, config.image_token_id, parts, "BlipImageProcessor", wrap=wrap)
+
+
+def tiny() -> tuple[QwenVLConfig, Processor]:
+    """A miniature with every part of the real one."""
+    tokenizer = tiny_tokenizer("chatml", controls=WRAP)
+    config = QwenVLConfig(
+        vision=tower(32, 8, 32, 2, 2, 64),
+        connector=GridResamplerConfig(input_dim=32, output_dim=48, grid=2, num_heads=4),
+        language=llama(len(tokenizer), 48, 2, 4, 4, 96, context=2048, eps=1e-6, qkv_bias=True),
+        image_token_id=tokenizer.token_to_id("<image>") or 0,
+    )
+    return config, processor(config, Parts(tokenizer, template=tokenizer.chat_template))
+
+
+FAMILY: Family = register(
+    Family(
+        name="qwen_vl",
+        summary="ViT-bigG through one cross-attention from a grid of queries into Qwen-7B",
+        paper="Bai et al. 2023, Qwen-VL: A Versatile Vision-Language Model",
+        capabilities=("generate", "score"),
+        config_type=QwenVLConfig,
+        presets=PRESETS,
+        tiny=tiny,
+        processor=processor,
+    )
+)
