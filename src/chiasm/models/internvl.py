@@ -163,7 +163,7 @@ def processor(config: InternVLConfig, parts: Parts) -> Processor:
         max_length=config.language.context_length,
         settings={"processor_class": "InternVLProcessor", "image_seq_length": tiler.fewest_tokens, **parts.settings},
         video=VideoReading(sampling=UniformSampling(frames=8)),
-        wrap=WRAP,
+        wrap=WRAP if all(tokens.token_to_id(token) is not None for token in WRAP) else None,
     )
 
 

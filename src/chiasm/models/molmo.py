@@ -210,12 +210,14 @@ def processor(config: MolmoConfig, parts: Parts) -> Processor:
         patch=vision.patch_size,
         pool=config.connector.pool,
     )
-    slot = "<|image|>" if parts.tokenizer.token_to_id("<|image|>") is not None else None
+    slot = "<|image|>"
+    if parts.tokenizer.token_to_id(slot) is None:
+        slot = parts.tokenizer.id_to_token(config.image_token_id) or slot
     return Processor(
         parts.tokenizer,
         ImageProcessor(tiler=tiler),
-        template=TEMPLATE,
-        image_token=slot or parts.tokenizer.id_to_token(config.image_token_id),
+        template=TEMPLATE.replace("<|image|>", slot),
+        image_token=slot,
         max_length=config.language.context_length,
         settings={"processor_class": "MolmoProcessor", **parts.settings},
     )

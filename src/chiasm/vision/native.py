@@ -27,6 +27,7 @@ from chiasm.nn.norms import RMSNorm
 from chiasm.nn.positions import axial_tables, resize_grid
 
 Grid = tuple[int, int, int]
+CPU_ROW = 1024  # patches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +125,12 @@ class NativeViT(nn.Module):
         Returns:
             (P, D), in the same order.
         """
+        rows = _rows(grids) if patches.device.type == "cpu" else [list(grids)]
+        parts = patches.split([sum(t * h * w for t, h, w in row) for row in rows])
+        encoded = [self._encode(part, row) for part, row in zip(parts, rows, strict=True)]
+        return encoded[0] if len(encoded) == 1 else torch.cat(encoded)
+
+    def _encode(self, patches: torch.Tensor, grids: Sequence[Grid]) -> torch.Tensor:
         config = self.config
         x = self.patch_embed(patches)
         rows, columns = merged_positions(grids, config.merge, x.device)
@@ -159,6 +166,20 @@ class NativeViT(nn.Module):
             pieces.append(table[rows[start:stop] * w + columns[start:stop]])
             start = stop
         return torch.cat(pieces)
+
+
+def _rows(grids: Sequence[Grid]) -> list[list[Grid]]:
+    """Pictures in rows of about `CPU_ROW` patches: on a CPU, longer rows leave the cache (a tenth slower)."""
+    rows: list[list[Grid]] = [[]]
+    used = 0
+    for grid in grids:
+        count = grid[0] * grid[1] * grid[2]
+        if rows[-1] and used + count > CPU_ROW:
+            rows.append([])
+            used = 0
+        rows[-1].append(grid)
+        used += count
+    return rows
 
 
 def merged_positions(
