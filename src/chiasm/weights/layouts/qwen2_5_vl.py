@@ -46,9 +46,7 @@ def config_from(config: Mapping[str, Any]) -> Qwen25VLConfig:
     width, patch, merge = tower.count("hidden_size"), tower.count("patch_size"), tower.count("spatial_merge_size")
     side = tower.count("window_size")
     if side % (patch * merge):
-        raise ConfigError(
-            "config_value", f"window_size {side} is no multiple of a visual token, {patch * merge}"
-        )
+        raise ConfigError("config_value", f"window_size {side} is no multiple of a visual token, {patch * merge}")
     return Qwen25VLConfig(
         vision=NativeViTConfig(
             patch_size=patch,
