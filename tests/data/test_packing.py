@@ -60,16 +60,17 @@ def test_packed_loss_and_gradients_equal_the_padded_ones(family, capacity, conve
     (expected, slow), (loss, fast) = loss_of(model, padded), loss_of(model, packed)
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-6)
     for ours, theirs in zip(fast, slow, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_hold_several_texts_and_shared_pictures_once():
     model = chiasm.new("llava")
     padded = model.processor(MIXED, add_generation_prompt=False, supervise=True)
     packed = pack(padded, 10_000)
-    assert len(packed.input_ids) == 1 and bool(packed.attention_mask.all())
+    assert len(packed.input_ids) < len(padded.input_ids)
     assert len(packed.plans) == len(packed.spans) == len(packed.pixel_values) == 5  # picture 1 stands in three texts
-    assert packed.input_ids.numel() < int(padded.attention_mask.sum())
+    assert int(packed.attention_mask.sum()) < int(padded.attention_mask.sum())
+    assert packed.input_ids.numel() < 0.8 * padded.input_ids.numel()
     assert (packed.labels != -100).sum() == (padded.labels != -100).sum()
     slot = torch.zeros_like(packed.input_ids, dtype=torch.bool)
     for span in packed.spans:
@@ -92,6 +93,7 @@ def test_nothing_sees_across():
     packed = pack(padded, 10_000)
     last = packed.spans[-1]  # a text with a picture of its own
     own = packed.segments == packed.segments[last.row, last.start]
+    own &= torch.arange(len(own))[:, None] == last.row
     ids = packed.input_ids.clone()
     ids[~own & (packed.input_ids != model.config.image_token_id)] = 1
     pixels = packed.pixel_values + 1.0

@@ -17,6 +17,7 @@ import torch
 from chiasm.core.batch import Batch, ImageSpan
 
 IGNORED = -100
+ATTENTION = 4096  # tokens of a row at which attention costs as much as everything else, roughly, in a small model
 
 
 @dataclass(slots=True)
@@ -50,18 +51,18 @@ class _Group:
 
 
 def pack(batch: Batch, capacity: int) -> Batch:
-    """Lay a padded batch out in as few rows as first-fit finds.
+    """Lay a padded batch out in rows of several texts, so that they cost the least.
 
     Args:
         batch: from a processor, with `labels`; its rows may be padded on either side.
-        capacity: tokens of a row; a text that is longer gets a longer row of its own.
+        capacity: most tokens of a row; a text that is longer gets a longer row of its own.
 
     Returns:
         The packed batch: `segments`, `trunks` and `positions` (R, T) beside `input_ids` and `labels`; pictures that
         several texts share are there once. `prompts` stay one a text.
     """
     texts = _texts(batch)
-    rows = _first_fit(_groups(texts, _picture_names(batch), capacity), capacity)
+    rows = _tightest(_groups(texts, _picture_names(batch), capacity), capacity)
     length = max(sum(group.length for group in row) for row in rows)
     out = _Rows(len(rows), length, texts[0].ids)
     for number, row in enumerate(rows):
@@ -179,6 +180,21 @@ def _groups(texts: Sequence[_Text], names: Sequence[str], capacity: int) -> list
         if len(group.texts) == 1:
             group.shared = 0  # a trunk of one text is a part of it
     return groups
+
+
+def _tightest(groups: Sequence[_Group], capacity: int) -> list[list[_Group]]:
+    """The cheapest rows of at most `capacity`: no fuller rows help if one long row leaves the others half empty."""
+    longest, total = max(group.length for group in groups), sum(group.length for group in groups)
+    most = max(capacity, longest)
+    even = {-(-total * slack // (100 * count)) for count in range(1, len(groups) + 1) for slack in (100, 104, 110)}
+    tried = [_first_fit(groups, size) for size in sorted({longest, most, *even}) if longest <= size <= most]
+    return min(tried, key=_cost)
+
+
+def _cost(rows: Sequence[Sequence[_Group]]) -> float:
+    """Positions computed, those of padding too, and what attention adds for the length of a row."""
+    length = max(sum(group.length for group in row) for row in rows)
+    return len(rows) * length * (1 + length / ATTENTION)
 
 
 def _first_fit(groups: Sequence[_Group], capacity: int) -> list[list[_Group]]:
