@@ -65,9 +65,7 @@ class Conversation:
 
     def media(self) -> Iterator[ImagePart | VideoPart]:
         """Every picture and video, in reading order."""
-        return (
-            part for message in self.messages for part in message.parts if isinstance(part, (ImagePart, VideoPart))
-        )
+        return (part for message in self.messages for part in message.parts if isinstance(part, (ImagePart, VideoPart)))
 
 
 def parse_conversation(value: Any) -> Conversation:

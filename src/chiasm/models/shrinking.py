@@ -80,7 +80,12 @@ def _decoder(part: DecoderConfig) -> DecoderConfig:
     if isinstance(part, PartialLoraDecoderConfig):
         part = replace(part, rank=4)
     if isinstance(part, MixtureDecoderConfig):
-        experts: dict[str, Any] = {"num_experts": 8, "top_k": 3, "expert_dim": 16, "shared_dim": 32 if part.shared_dim else 0}
+        experts: dict[str, Any] = {
+            "num_experts": 8,
+            "top_k": 3,
+            "expert_dim": 16,
+            "shared_dim": 32 if part.shared_dim else 0,
+        }
         part = replace(part, **experts, num_layers=3 if part.dense_layers else 2, mlp_dim=16 * 6)
         if part.latent is None:
             return replace(part, mlp_dim=16)  # a mixture in every layer: its width is the experts'
