@@ -88,3 +88,61 @@ def test_questions_of_several_lengths_are_learned_in_one_batch() -> None:
     apart = [processor([talk], supervise=True) for talk in talks]
     expected = sum(token_loss(module(one), one.labels) * count for one, count in zip(apart, counts, strict=True))
     assert abs(token_loss(module(together), together.labels) - expected / sum(counts)) <= 1e-5
+
+
+def albef(head):
+    from chiasm.core.registry import family
+    from chiasm.models import albef as module_of
+    from chiasm.models.model import Model
+    from chiasm.weights.load import initialise
+
+    config, processor = module_of.tiny(head)
+    module = initialise(config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return Model(module, processor, family("albef"), config)
+
+
+def ask(images, words: str) -> list[dict]:
+    pictures = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": words}]}]
+
+
+def test_albef_chooses_a_label_for_one_picture_or_two() -> None:
+    from chiasm.models.albef import ENTAILMENT, Labels
+
+    for head, images in ((Labels(labels=ENTAILMENT), [RED]), (Labels(labels=("False", "True"), images=2), [RED, BLUE])):
+        model = albef(head)
+        talks = [ask(images, "a red cat"), ask(images[::-1], "two dogs and a yellow ball")]
+        together = model.generate(talks)
+        for talk, reply in zip(talks, together, strict=True):
+            assert reply.text in head.labels
+            scores = [score.total for score in model.score(talk, head.labels)]
+            assert reply.logprobs[0] == pytest.approx(max(scores), abs=1e-5)
+            assert sum(torch.tensor(scores).exp()) == pytest.approx(1.0, abs=1e-5)
+        with pytest.raises(PromptError, match="images, the model takes"):
+            model.generate([ask([RED] * (len(images) + 1), "a")])
+        with pytest.raises(PromptError, match="answer_unknown"):
+            model.score(talks[0], ["perhaps"])
+
+
+def test_albef_answers_questions_and_the_cache_changes_nothing() -> None:
+    from chiasm.models.albef import Questions
+
+    model = albef(Questions(num_layers=2, start_id=2))
+    talks = [ask([RED], "what is it?"), ask([BLUE], "how many birds are there in the picture?")]
+    together = model.generate(talks, max_new_tokens=5)
+    for talk, reply in zip(talks, together, strict=True):
+        assert model.generate(talk, max_new_tokens=5)[0].token_ids == reply.token_ids
+    batch = model.processor(talks)
+    with torch.no_grad():
+        logits, state = model.module.prefill(batch, batch.input_ids.shape[1] + 3)
+        steps = [logits]
+        for _ in range(2):
+            token = steps[-1].argmax(-1)
+            steps.append(model.module.decode(token, state))
+            batch.input_ids = torch.cat((batch.input_ids, token[:, None]), 1)
+            batch.attention_mask = torch.nn.functional.pad(batch.attention_mask, (0, 1), value=True)
+        full = model.module(batch)[:, -3:]
+    assert (torch.stack(steps, 1) - full).abs().max() <= 1e-5

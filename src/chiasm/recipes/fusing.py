@@ -1,0 +1,176 @@
+"""Pico recipes of the matching and fusing families: BLIP, ViLT, ALBEF, CoCa, ALIGN, VSE++, on captioned scenes.
+
+All read the same captions with the same small tokenizer, so that their tables compare architectures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from chiasm.data.collation import Pairs
+from chiasm.recipes.run import ModelConfig, Run, Source, recipe
+from chiasm.training.config import AdamW, Cosine, Group
+
+if TYPE_CHECKING:
+    from chiasm.models.model import Model
+    from chiasm.objectives.fusion import MaskedText
+
+NEEDS = "generated scenes"
+SIZE, PATCH, WIDTH, LAYERS, CONTEXT = 96, 12, 128, 4, 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PicoFusion(ModelConfig):
+    """A small picture tower and a small text tower, both from scratch, as the family joins them."""
+
+    def build(self, family: str, seed: int) -> Model:
+        from chiasm.models.assembly import Parts
+        from chiasm.processing.miniature import tiny_tokenizer
+        from chiasm.recipes.running.building import assemble
+
+        kind = "clip" if family == "coca" else "bert"
+        tokenizer = tiny_tokenizer(kind)  # type: ignore[arg-type]
+        if family == "blip":
+            tokenizer.add_control("[DEC]", "[ENC]")
+        config = {"blip": _blip, "albef": _albef, "vilt": _vilt, "coca": _coca, "align": _align, "vse": _vse}[family]
+        return assemble(family, config(len(tokenizer)), Parts(tokenizer), seed=seed)
+
+
+def _blip(vocab: int) -> object:
+    from chiasm.models.blip import BlipConfig, text, tower
+
+    language = replace(text(vocab, WIDTH, LAYERS, WIDTH, twin=True), num_heads=4, context_length=CONTEXT)
+    vision = replace(tower(SIZE, WIDTH, LAYERS, 4, PATCH), norm_eps=1e-6)
+    return BlipConfig(
+        vision=vision, language=language, encoder=True, decoder=True, embed_dim=128, start_id=vocab - 2,
+        match_id=vocab - 1,
+    )  # fmt: skip
+
+
+def _albef(vocab: int) -> object:
+    from chiasm.models.albef import AlbefConfig, Pretraining, text, tower
+
+    language = replace(text(vocab, WIDTH, LAYERS, LAYERS // 2, WIDTH), num_heads=4, context_length=CONTEXT)
+    return AlbefConfig(vision=tower(SIZE, WIDTH, LAYERS, 4, PATCH), language=language, head=Pretraining(embed_dim=128))
+
+
+def _vilt(vocab: int) -> object:
+    from chiasm.fusion.single_stream import SingleStreamConfig
+    from chiasm.models.vilt import Pretraining, ViltConfig
+
+    stream = SingleStreamConfig(
+        vocab_size=vocab, context_length=CONTEXT, image_size=SIZE, patch_size=PATCH, hidden_dim=WIDTH,
+        num_layers=LAYERS, num_heads=4, mlp_dim=4 * WIDTH,
+    )  # fmt: skip
+    return ViltConfig(stream=stream, head=Pretraining())
+
+
+def _coca(vocab: int) -> object:
+    from chiasm.language.two_halves import CaptionerConfig
+    from chiasm.models.coca import CocaConfig, tower
+
+    half = LAYERS // 2
+    language = CaptionerConfig(
+        vocab_size=vocab, context_length=CONTEXT, hidden_dim=WIDTH, num_heads=4, mlp_dim=4 * WIDTH, text_layers=half,
+        fusion_layers=half, pad_id=vocab - 1,
+    )  # fmt: skip
+    return CocaConfig(
+        vision=tower(SIZE, PATCH, WIDTH, LAYERS, 4), language=language, embed_dim=WIDTH, num_queries=33, pool_heads=4
+    )
+
+
+def _align(vocab: int) -> object:
+    from chiasm.language.bert import BertConfig
+    from chiasm.models.align import AlignConfig
+    from chiasm.vision.efficientnet import efficientnet
+
+    language = BertConfig(
+        vocab_size=vocab, context_length=CONTEXT, hidden_dim=WIDTH, num_layers=LAYERS, num_heads=4, mlp_dim=4 * WIDTH,
+        pooler=True,
+    )  # fmt: skip
+    vision = efficientnet(SIZE, 0.5, 0.4, 640, head=False, fixed_padding=True)
+    return AlignConfig(vision=vision, language=language, init_temperature=0.07)
+
+
+def _vse(vocab: int) -> object:
+    from chiasm.language.recurrent import RecurrentConfig
+    from chiasm.models.vse import VseConfig
+    from chiasm.vision.cnn import ResNetConfig
+
+    language = RecurrentConfig(vocab_size=vocab, context_length=CONTEXT, embed_dim=WIDTH, hidden_dim=WIDTH)
+    return VseConfig(vision=ResNetConfig(image_size=SIZE, layers=(1, 1, 1, 1), width=16), language=language)
+
+
+def _masked() -> MaskedText:
+    from chiasm.objectives.fusion import MaskedText
+    from chiasm.processing.miniature import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer("bert")
+    mask = tokenizer.token_to_id("[MASK]")
+    assert mask is not None
+    return MaskedText(mask_id=mask, control_ids=tuple(sorted(tokenizer.control_ids)))
+
+
+def _pico() -> Run:
+    """What all of them share."""
+    return Run(
+        model=PicoFusion(),
+        data=(Source(name="scenes:train:captions?size=96&nouns=24"),),
+        collate=Pairs(truncate=False),
+        steps=1000,
+        batch_size=32,
+        optimizer=AdamW(betas=(0.9, 0.98)),
+        schedule=Cosine(warmup=0.1),
+        groups=(Group(learning_rate=5e-4, weight_decay=0.02),),
+    )
+
+
+@recipe(family="blip", scale="pico", needs=NEEDS)
+def blip_pico() -> Run:
+    """Contrast with a momentum copy, matching and captions over one tied text tower."""
+    from chiasm.objectives.fusion import AlignAndFuse, WrittenText
+    from chiasm.processing.miniature import tiny_tokenizer
+
+    text = WrittenText(start_id=len(tiny_tokenizer("bert")))  # [DEC] is the first control token that is added
+    return replace(_pico(), objective=AlignAndFuse(text=text, queue_size=1024, ramp_steps=200, floor=1e-4))
+
+
+@recipe(family="albef", scale="pico", needs=NEEDS)
+def albef_pico() -> Run:
+    """Contrast with a momentum copy and a queue, matching and masked words."""
+    from chiasm.objectives.fusion import AlignAndFuse
+
+    return replace(_pico(), objective=AlignAndFuse(text=_masked(), queue_size=1024, ramp_steps=200))
+
+
+@recipe(family="vilt", scale="pico", needs=NEEDS)
+def vilt_pico() -> Run:
+    """Matching, masked words and words laid on patches, in one stream."""
+    from chiasm.objectives.single_stream import MatchAndMask
+
+    return replace(_pico(), objective=MatchAndMask(text=_masked()))
+
+
+@recipe(family="coca", scale="pico", needs=NEEDS)
+def coca_pico() -> Run:
+    """Contrast and captions from one pass."""
+    from chiasm.objectives.fusion import ContrastAndCaption
+
+    return replace(_pico(), objective=ContrastAndCaption())
+
+
+@recipe(family="align", scale="pico", needs=NEEDS)
+def align_pico() -> Run:
+    """InfoNCE with smoothed labels between a small EfficientNet and a small BERT."""
+    from chiasm.objectives.pairs import InfoNCE
+
+    return replace(_pico(), objective=InfoNCE(smoothing=0.1), batch_size=64, freeze=("^language\\.pooler\\.",))
+
+
+@recipe(family="vse", scale="pico", needs=NEEDS)
+def vse_pico() -> Run:
+    """A hinge on the hardest wrong pair, between a small ResNet and a GRU."""
+    from chiasm.objectives.hinge import Hinge
+
+    return replace(_pico(), objective=Hinge(), batch_size=64)
