@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from chiasm.core.batch import Batch
+from chiasm.core.errors import ConfigError
 from chiasm.objectives.config import ObjectiveConfig
 from chiasm.objectives.contrastive import info_nce, sigmoid_loss
 
@@ -43,9 +45,11 @@ class PairwiseSigmoid(ObjectiveConfig):
     """SigLIP's loss.
 
     Attributes:
+        alike: pictures with the same words belong to each other's words, too; on one process only.
         part: pairs that are embedded at a time; None = the whole batch at once.
     """
 
+    alike: bool = False
     part: int | None = None
 
     def build(self) -> PairObjective:
@@ -53,19 +57,25 @@ class PairwiseSigmoid(ObjectiveConfig):
 
 
 class PairObjective(nn.Module):
-    """Rows of `batch` are pairs of a picture and a text."""
+    """Rows of a batch are pairs of a picture and a text; over several processes their batches are one."""
 
     def __init__(self, config: InfoNCE | PairwiseSigmoid) -> None:
         super().__init__()
         self.config = config
 
     def forward(self, module: Any, batch: Batch) -> dict[str, torch.Tensor]:
-        """The loss of one batch."""
+        """The loss of one batch.
+
+        Raises:
+            ConfigError: `alike` on several processes.
+        """
         images, texts = embed_pairs(module, batch, self.config.part)
         scale = module.logit_scale.exp()
         if isinstance(self.config, InfoNCE):
             return {"loss": info_nce(images, texts, scale, smoothing=self.config.smoothing, gather=True)}
-        return {"loss": sigmoid_loss(images, texts, scale, module.logit_bias, gather=True)}
+        assert batch.input_ids is not None
+        same = _alike(batch.input_ids) if self.config.alike else None
+        return {"loss": sigmoid_loss(images, texts, scale, module.logit_bias, same=same, gather=same is None)}
 
     def after_step(self, module: Any, step: int) -> None:
         """Keep the similarity's scale in its range."""
@@ -98,3 +108,12 @@ def embed_pairs(module: Any, batch: Batch, part: int | None = None) -> tuple[tor
         for ids, mask in zip(batch.input_ids.split(part), masks, strict=False)
     ]
     return torch.cat(images).float(), torch.cat(texts).float()
+
+
+def _alike(ids: torch.Tensor) -> torch.Tensor:
+    """(B, B), where two rows have the same words."""
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if world > 1:
+        what = f"objective.alike compares the words of one process's rows, there are {world} processes"
+        raise ConfigError("alike_distributed", what, hint="--set objective.alike=false")
+    return (ids[:, None] == ids[None]).all(-1)
