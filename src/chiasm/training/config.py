@@ -48,7 +48,7 @@ class AdamW(OptimizerConfig):
     def build(self, groups: Sequence[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         import torch
 
-        return [torch.optim.AdamW(list(groups), betas=self.betas, eps=self.eps)]
+        return [torch.optim.AdamW(list(groups), betas=self.betas, eps=self.eps, fused=True)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +92,7 @@ class Muon(OptimizerConfig):
             adjust = "match_rms_adamw" if self.match_adamw else "original"
             made.append(torch.optim.Muon(inner, momentum=self.momentum, adjust_lr_fn=adjust))
         if outer:
-            made.append(torch.optim.AdamW(outer, betas=self.betas, eps=self.eps))
+            made.append(torch.optim.AdamW(outer, betas=self.betas, eps=self.eps, fused=True))
         return made
 
 
