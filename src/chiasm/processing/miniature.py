@@ -77,7 +77,12 @@ VICUNA_TEMPLATE = """\
 
 
 def tiny_tokenizer(
-    kind: Kind, *, image_token: str = "<image>", merges: int = 64, controls: Sequence[str] = ()
+    kind: Kind,
+    *,
+    image_token: str = "<image>",
+    merges: int = 64,
+    controls: Sequence[str] = (),
+    corpus: Sequence[str] = CORPUS,
 ) -> Tokenizer:
     """Build a small tokenizer of one kind.
 
@@ -86,6 +91,7 @@ def tiny_tokenizer(
             "opt" (byte-level BPE that begins every text with its end token).
         image_token: the placeholder that "chatml", "llama" and "opt" get as a control token.
         merges: how many BPE merges to learn.
+        corpus: lower-case lines that "clip" and "siglip" learn their pieces from.
         controls: further control tokens of "chatml" and "opt".
 
     Returns:
@@ -99,9 +105,9 @@ def tiny_tokenizer(
     if kind == "opt":
         return _opt(image_token, merges, controls)
     if kind == "clip":
-        return _clip(merges)
+        return _clip(merges, corpus)
     if kind == "siglip":
-        return _siglip()
+        return _siglip(corpus)
     assert kind == "bert", kind
     return _bert()
 
@@ -148,9 +154,9 @@ def _llama(image_token: str, count: int) -> Tokenizer:
     return Tokenizer(backend, named=named, chat_template=template, model_max_length=2048)
 
 
-def _clip(count: int) -> Tokenizer:
+def _clip(count: int, corpus: Sequence[str]) -> Tokenizer:
     start, end = "<|startoftext|>", "<|endoftext|>"
-    words = _words(pre_tokenizers.ByteLevel(add_prefix_space=False), split=True)
+    words = _words(pre_tokenizers.ByteLevel(add_prefix_space=False), corpus, split=True)
     pairs = learn_merges([[*word[:-1], word[-1] + "</w>"] for word in words], count)
     alphabet = _byte_alphabet()
     pieces = [*alphabet, *(character + "</w>" for character in alphabet), *("".join(pair) for pair in pairs)]
@@ -161,8 +167,8 @@ def _clip(count: int) -> Tokenizer:
     return Tokenizer(backend, named=named, model_max_length=77)
 
 
-def _siglip() -> Tokenizer:
-    lines = [line.translate(str.maketrans("", "", "?.,")) for line in CORPUS]
+def _siglip(corpus: Sequence[str]) -> Tokenizer:
+    lines = [line.translate(str.maketrans("", "", "?.,")) for line in corpus]
     words = Counter(UNDERLINE + word for line in lines for word in line.split())
     characters = Counter(character for word, number in words.items() for character in word * number)
     total = sum(words.values()) + sum(characters.values())
@@ -229,8 +235,10 @@ def _join(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(joined)
 
 
-def _words(pre_tokenizer: pre_tokenizers.PreTokenizer, *, split: bool = False) -> list[str]:
-    texts = [word for line in CORPUS for word in line.split()] if split else list(CORPUS)
+def _words(
+    pre_tokenizer: pre_tokenizers.PreTokenizer, corpus: Sequence[str] = CORPUS, *, split: bool = False
+) -> list[str]:
+    texts = [word for line in corpus for word in line.split()] if split else list(corpus)
     cut: Callable[[str], list[tuple[str, tuple[int, int]]]] = pre_tokenizer.pre_tokenize_str
     return [word for text in texts for word, _ in cut(text)]
 

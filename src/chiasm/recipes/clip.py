@@ -17,7 +17,7 @@ WIT = 400_000_000  # pairs
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmallClip(ModelConfig):
-    """A small ViT and a small text transformer, both from scratch, over a tokenizer of few pieces.
+    """A small ViT and a small text transformer, both from scratch, over the words of captions of scenes.
 
     Attributes:
         image_size, patch_size: of the picture tower, in pixels.
@@ -38,9 +38,9 @@ class SmallClip(ModelConfig):
         from chiasm.models.assembly import Parts, clip_tower
         from chiasm.models.clip import ClipConfig, text
         from chiasm.processing.miniature import tiny_tokenizer
-        from chiasm.recipes.running.building import assemble
+        from chiasm.recipes.running.building import assemble, spoken
 
-        tokenizer = tiny_tokenizer("clip")
+        tokenizer = tiny_tokenizer("clip", merges=600, corpus=spoken())
         width, layers = self.hidden_dim, self.num_layers
         config = ClipConfig(
             vision=clip_tower(self.image_size, self.patch_size, width, layers, width // 32),

@@ -88,3 +88,11 @@ def speaking(name: str) -> tuple[Decoder, Tokenizer, str]:
     assert isinstance(decoder, Decoder) and tokenizer is not None, f"{name} doesn't speak"
     tokenizer.add_control("<image>")
     return decoder, tokenizer, CHATML_TEMPLATE
+
+
+def spoken(lines: int = 400) -> list[str]:
+    """Lower-case captions of generated scenes: what small tokenizers learn their pieces from."""
+    from chiasm.data.worlds.world import Scenes
+
+    scenes = Scenes("train", ("captions",), lines)
+    return [caption.lower() for sample in scenes for caption in sample.captions]
