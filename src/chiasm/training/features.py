@@ -27,7 +27,6 @@ from chiasm.core.media import LazyPicture, StoredPicture
 from chiasm.core.messages import Conversation, ImagePart, Message, VideoPart, parse_conversation
 from chiasm.core.plan import ImagePlan
 from chiasm.processing.processor import listed
-from chiasm.training.feature_rows import stored_features as stored_features
 from chiasm.training.store import FeatureStore
 
 CHUNK = 32  # crops the tower takes at once
