@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 VERBS = (
     "ask", "caption", "classify", "embed", "match", "ground", "inspect", "verify", "models", "new", "convert",
-    "doctor", "demo", "train", "eval", "compare", "data",
+    "doctor", "demo", "train", "eval", "compare", "data", "serve",
 )  # fmt: skip
 
 

@@ -59,8 +59,8 @@ class Limits:
 
 
 @dataclass(slots=True)
-class _Sequence:
-    """One reply in the making."""
+class RunningReply:
+    """One reply in the making; setting `finish_reason` between two steps takes it out of its batch."""
 
     decoder: StreamDecoder
     token_ids: list[int]
@@ -134,11 +134,8 @@ def generate(
         hypotheses = _beams(module, batch, limits, num_beams)
         sequences = [_replay(ids, scores, tokenizer, limits, ended) for ids, scores, ended in hypotheses]
     else:
-        *_, sequences = _decode(module, batch, tokenizer, limits, sampling)  # the last state holds every reply
-    return [
-        Reply(s.text, tuple(s.token_ids), tuple(s.logprobs), s.finish_reason or "length", _usage(batch, row, s))
-        for row, s in enumerate(sequences)
-    ]
+        *_, sequences = decode_steps(module, batch, tokenizer, limits, sampling)  # the last state holds every reply
+    return [finished_reply(batch, row, sequence) for row, sequence in enumerate(sequences)]
 
 
 def stream(module: Generative, batch: Batch, tokenizer: Tokenizer, limits: Limits, sampling: Sampling) -> Iterator[str]:
@@ -150,20 +147,28 @@ def stream(module: Generative, batch: Batch, tokenizer: Tokenizer, limits: Limit
     Yields:
         Pieces of text; together they are the reply's text.
     """
-    for sequences in _decode(module, batch, tokenizer, limits, sampling):
+    for sequences in decode_steps(module, batch, tokenizer, limits, sampling):
         piece = sequences[0].fresh(limits)
         if piece:
             yield piece
 
 
 @torch.inference_mode()
-def _decode(
+def decode_steps(
     module: Generative, batch: Batch, tokenizer: Tokenizer, limits: Limits, sampling: Sampling
-) -> Iterator[list[_Sequence]]:
+) -> Iterator[list[RunningReply]]:
+    """Write the replies of a batch token by token.
+
+    Args:
+        module, batch, tokenizer, limits, sampling: as in `generate`.
+
+    Yields:
+        After every step, the replies so far, one a row; the same objects each time.
+    """
     assert batch.input_ids is not None
     rows, prompt = batch.input_ids.shape
     capacity = limits.capacity(prompt)
-    sequences = [_Sequence(tokenizer.stream(), [], []) for _ in range(rows)]
+    sequences = [RunningReply(tokenizer.stream(), [], []) for _ in range(rows)]
     running, generators = list(range(rows)), sampling.generators(rows)
     logits, state = module.prefill(batch, capacity)
     for step in range(1, capacity - prompt + 1):
@@ -196,8 +201,8 @@ def _beams(
 
 def _replay(
     ids: Sequence[int], scores: Sequence[float], tokenizer: Tokenizer, limits: Limits, ended: bool
-) -> _Sequence:
-    sequence = _Sequence(tokenizer.stream(), [], [])
+) -> RunningReply:
+    sequence = RunningReply(tokenizer.stream(), [], [])
     for at, (token_id, score) in enumerate(zip(ids, scores, strict=True)):
         sequence.take(token_id, score, limits, last=at == len(ids) - 1)
         if sequence.finish_reason == "stop":
@@ -207,7 +212,13 @@ def _replay(
     return sequence
 
 
-def _usage(batch: Batch, row: int, sequence: _Sequence) -> Usage:
+def finished_reply(batch: Batch, row: int, sequence: RunningReply) -> Reply:
+    """The reply that row `row` of a batch has come to."""
+    ids, logprobs = tuple(sequence.token_ids), tuple(sequence.logprobs)
+    return Reply(sequence.text, ids, logprobs, sequence.finish_reason or "length", _usage(batch, row, sequence))
+
+
+def _usage(batch: Batch, row: int, sequence: RunningReply) -> Usage:
     assert batch.input_ids is not None
     prompt = batch.input_ids.shape[1] if batch.attention_mask is None else int(batch.attention_mask[row].sum())
     images = sum(span.stop - span.start for span in batch.spans if span.row == row)

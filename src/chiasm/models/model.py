@@ -190,7 +190,7 @@ class Model:
         module, processor = self._generative("generate")
         if constraint is not None:
             raise ConfigError("constraint_unknown", f"constraint {constraint!r} is not understood; only None is")
-        sampling, limits = Sampling(temperature=temperature, top_p=top_p, seed=seed), self._limits(max_new_tokens, stop)
+        sampling, limits = Sampling(temperature=temperature, top_p=top_p, seed=seed), self.limits(max_new_tokens, stop)
         parsed = [parse_conversation(item) for item in listed(conversations)]
         replies: list[Reply] = []
         for at in range(0, len(parsed), batch_size):
@@ -212,7 +212,7 @@ class Model:
         if isinstance(self.module, Answering):
             return iter([self._choose(conversation, 1)[0].text])
         module, processor = self._generative("stream")
-        sampling, limits = Sampling(temperature=temperature, top_p=top_p, seed=seed), self._limits(max_new_tokens, stop)
+        sampling, limits = Sampling(temperature=temperature, top_p=top_p, seed=seed), self.limits(max_new_tokens, stop)
         batch = self._ready(processor([parse_conversation(conversation)]))
         return stream(module, batch, processor.tokenizer, limits, sampling)
 
@@ -318,7 +318,8 @@ class Model:
     def _logits(self, module: Embedding, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         return module.logits(images.to(self.device), texts.to(self.device)).float().cpu()
 
-    def _limits(self, max_new_tokens: int, stop: str | Sequence[str] | None) -> Limits:
+    def limits(self, max_new_tokens: int, stop: str | Sequence[str] | None) -> Limits:
+        """When replies of this model end: its ending tokens and context, and what is given."""
         return Limits(
             max_new_tokens=max_new_tokens,
             eos_ids=frozenset(getattr(self.processor, "end_ids", self.processor.tokenizer.eos_ids)),

@@ -53,10 +53,9 @@ class Settings:
         body_seconds: within which a body must have come.
         request_seconds: within which a reply must be done.
         max_queue: requests that may wait for a model.
-        max_batch: replies that a model writes at once.
+        max_batch: replies that a model writes at once; 1 = a reply never depends on its neighbours.
         max_new_tokens: most tokens that a request may ask for.
         decoders: processes that decode pictures.
-        deterministic: a reply doesn't depend on what else is asked at the time.
         stall_seconds: a model at work without progress for so long is reported as unhealthy.
     """
 
@@ -74,5 +73,4 @@ class Settings:
     max_batch: int = 8
     max_new_tokens: int = 4096
     decoders: int = 2
-    deterministic: bool = False
     stall_seconds: float = 120.0

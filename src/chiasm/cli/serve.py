@@ -1,0 +1,78 @@
+"""`chiasm serve`: models behind the API that clients already speak, on this machine only unless a key guards them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from chiasm.cli.options import LOADING, Loading
+from chiasm.cli.output import UsageError, emit, note, say
+
+
+def serve(
+    model: str,
+    /,
+    *more: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    ready_file: Path | None = None,
+    api_key: str | None = None,
+    deterministic: bool = False,
+    allow_media_host: tuple[str, ...] = (),
+    allow_local_media: Path | None = None,
+    max_queue: int = 64,
+    max_batch: int = 8,
+    options: Loading = LOADING,
+) -> None:
+    """Serve models over HTTP: chiasm serve MODEL [MODEL...] --port 8000.
+
+    Args:
+        model: A bundled name, a folder, or a hub id.
+        more: More models; a client names the one it asks.
+        host: Address to listen on; one that others reach needs --api-key.
+        port: Port to listen on; 0 takes any free one.
+        ready_file: File that appears, holding the URL, once requests are answered.
+        api_key: Key that every request must carry; also read from CHIASM_API_KEY, where other users can't see it.
+        deterministic: A reply doesn't depend on what else is asked at the time; slower under load.
+        allow_media_host: Host from which pictures may be fetched, as host or host:port; may be repeated.
+        allow_local_media: Folder whose pictures requests may name by path.
+        max_queue: Requests that may wait; more are answered with 429.
+        max_batch: Replies written at once.
+    """
+    if not 0 <= port <= 65_535:
+        raise UsageError(f"--port is {port}, outside 0 to 65535")
+    if max_queue < 1 or max_batch < 1:
+        raise UsageError(f"--max-queue is {max_queue} and --max-batch {max_batch}, the least is 1")
+    if allow_local_media is not None and not allow_local_media.is_dir():
+        raise UsageError(f"--allow-local-media {allow_local_media} is not a folder")
+    from chiasm.core.errors import ConfigError
+    from chiasm.serving.app import create_app
+    from chiasm.serving.engine import BatchingEngine
+    from chiasm.serving.running import guarded_hosts, listen
+    from chiasm.serving.settings import Settings
+
+    api_key = api_key if api_key is not None else os.environ.get("CHIASM_API_KEY")
+    settings = Settings(
+        api_key=api_key,
+        hosts=guarded_hosts(host, api_key),
+        media_hosts=allow_media_host,
+        media_folder=allow_local_media,
+        max_queue=max_queue,
+        max_batch=1 if deterministic else max_batch,
+    )
+    engines = {}
+    for source in (model, *more):
+        # A folder goes by its own name: where it stands is nobody's business.
+        name = Path(source).resolve().name if Path(source).is_dir() else source
+        if name in engines:
+            raise ConfigError("model_twice", f"2 models are called {name!r}", hint="give the folders different names")
+        note(f"loading {source}")
+        engines[name] = BatchingEngine(options.load(source), max_queue, settings.max_batch, settings.stall_seconds)
+
+    def tell(url: str) -> None:
+        if options.json:
+            emit({"url": url, "models": list(engines)})
+        else:
+            say(f"{url}  ({', '.join(engines)})")
+
+    listen(create_app(engines, settings), host, port, ready_file=ready_file, on_url=tell)

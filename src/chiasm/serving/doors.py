@@ -1,0 +1,132 @@
+"""What a request passes before the application sees it: host, key, kind, size, depth and time of its body."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import re
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chiasm.serving.faults import Fault
+from chiasm.serving.settings import Settings
+
+OPEN_ROUTES = ("/health", "/")
+# A string is passed over in one step, so brackets in texts and pictures' base64 don't count and cost nothing.
+_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]++|[\]}]++', re.DOTALL)
+
+
+class Doors:
+    """An ASGI application in front of another.
+
+    Args:
+        inner: the application.
+        settings: key, hosts and limits.
+    """
+
+    def __init__(self, inner: ASGIApp, settings: Settings) -> None:
+        self.inner, self.settings = inner, settings
+        self._key = None if settings.api_key is None else _digest(settings.api_key.encode())
+        self._buffered = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection."""
+        if scope["type"] != "http":
+            await self.inner(scope, receive, send)
+            return
+        size = 0
+        try:
+            headers = {name.lower(): value for name, value in scope["headers"]}
+            self._check(scope, headers)
+            body = b""
+            if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
+                self._check_kind(scope, headers)
+                size = self._announced(headers)
+                self._buffered += size
+                body = await asyncio.wait_for(self._body(receive), self.settings.body_seconds)
+                if depth(body) > self.settings.max_depth:
+                    raise Fault(400, "body_too_deep", f"the body nests deeper than {self.settings.max_depth}")
+        except Fault as fault:
+            # The rest of the body isn't read: the connection can't be used again.
+            response = fault.response()
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)
+            return
+        except TimeoutError:
+            what = f"the body did not come within {self.settings.body_seconds:g} seconds"
+            await Fault(408, "body_too_slow", what, None, {"Connection": "close"}).response()(scope, receive, send)
+            return
+        except ConnectionResetError:
+            return
+        finally:
+            self._buffered -= size
+        await self.inner(scope, _replayed(body, receive), send)
+
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        if self.settings.hosts:
+            host = headers.get(b"host", b"").decode("latin-1").lower()
+            if re.sub(r":\d+$", "", host) not in self.settings.hosts:
+                raise Fault(421, "host_not_allowed", "the Host header is not this server's")
+        if self._key is not None and scope["path"] not in OPEN_ROUTES:
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            right = hmac.compare_digest(_digest(given.strip()), self._key)
+            if not right or scheme.lower() != b"bearer":
+                raise Fault(401, "invalid_api_key", "no API key, or a wrong one", None, {"WWW-Authenticate": "Bearer"})
+
+    def _check_kind(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """A page elsewhere can make a browser post forms and plain text here, but not JSON."""
+        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if scope["method"] == "POST" and kind != b"application/json":
+            raise Fault(415, "media_type", "the body must be application/json")
+
+    def _announced(self, headers: dict[bytes, bytes]) -> int:
+        text = headers.get(b"content-length", b"")
+        announced = int(text) if text.isdigit() and len(text) < 19 else self.settings.max_body
+        if text.isdigit() and (len(text) >= 19 or announced > self.settings.max_body):
+            raise self._too_large()
+        if self._buffered + announced > self.settings.max_buffered:
+            raise Fault(429, "engine_busy", "too many bodies are being received", None, {"Retry-After": "1"})
+        return announced
+
+    async def _body(self, receive: Receive) -> bytes:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionResetError
+            body += message.get("body", b"")
+            if len(body) > self.settings.max_body:
+                raise self._too_large()
+            if not message.get("more_body"):
+                return bytes(body)
+
+    def _too_large(self) -> Fault:
+        return Fault(413, "body_too_large", f"the body is over the limit of {self.settings.max_body:,} bytes")
+
+
+def depth(body: bytes) -> int:
+    """The deepest nesting of arrays and objects in a JSON text; nothing is parsed."""
+    deepest = level = 0
+    for found in _BRACKETS.finditer(body):
+        first, count = found[0][0], found.end() - found.start()
+        if first in b"[{":
+            level += count
+            deepest = max(deepest, level)
+        elif first in b"]}":
+            level -= count
+    return deepest
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).digest()
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The body once, then whatever else comes: in the end, the disconnect."""
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return left.pop() if left else await receive()
+
+    return replay

@@ -1,0 +1,375 @@
+"""The whole server over its socket: the official client, OpenAI's shapes, the doors, overload, leaving and ending."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from tests.serving.conftest import data_uri, encoded
+
+import chiasm
+from chiasm.core.errors import ConfigError
+from chiasm.serving.app import create_app
+from chiasm.serving.engine import BatchingEngine, Engine
+from chiasm.serving.running import guarded_hosts, listen
+from chiasm.serving.settings import MediaLimits, Settings
+
+KEY = "k-0123456789"
+RED, BLUE = data_uri(encoded()), data_uri(encoded(colour=(20, 30, 220)))
+
+
+class Live:
+    """A server in a thread of this process."""
+
+    def __init__(self, engines: dict[str, Engine], settings: Settings, folder: Path) -> None:
+        self.engines, ready = engines, folder / f"ready-{id(self)}"
+        app = create_app(engines, settings)
+        threading.Thread(target=listen, args=(app, "127.0.0.1", 0), kwargs={"ready_file": ready}, daemon=True).start()
+        deadline = time.monotonic() + 30
+        while not ready.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.url = ready.read_text().strip()
+        self.port = int(self.url.rsplit(":", 1)[1])
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        sent = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        kind = {"Content-Type": "application/json"} if body is not None else {}
+        connection.request(method, path, sent, {**kind, **(headers or {})})
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        shown = json.loads(text) if "json" in answer.headers.get("Content-Type", "") else text
+        return answer.status, dict(answer.headers), shown
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_folder: Callable[[str], Path]) -> dict[str, Path]:
+    return {name: tiny_folder(name) for name in ("llava", "clip")}
+
+
+@pytest.fixture(scope="module")
+def live(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Live:
+    engines: dict[str, Engine] = {name: BatchingEngine(chiasm.load(str(path))) for name, path in folders.items()}
+    settings = Settings(
+        hosts=guarded_hosts("127.0.0.1", None), max_body=400_000, max_new_tokens=64, body_seconds=1.0,
+        media=MediaLimits(max_bytes=100_000),
+    )  # fmt: skip
+    return Live(engines, settings, tmp_path_factory.mktemp("live"))
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def seen(*uris: str, text: str = "What is this?") -> list[dict[str, Any]]:
+    pictures = [{"type": "image_url", "image_url": {"url": uri}} for uri in uris]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
+
+
+# --- the official client -------------------------------------------------------------------------------------
+
+
+def test_chat_equals_the_library(client: openai.OpenAI, live: Live) -> None:
+    done = client.chat.completions.create(model="llava", messages=seen(RED), max_tokens=6, logprobs=True)
+    (expected,) = live.engines["llava"].model.generate([[*seen(RED)]], max_new_tokens=6)
+    choice = done.choices[0]
+    assert (choice.message.content, choice.finish_reason) == (expected.text, expected.finish_reason)
+    assert choice.logprobs is not None and choice.logprobs.content is not None
+    assert [entry.logprob for entry in choice.logprobs.content] == pytest.approx(expected.logprobs, abs=1e-5)
+    assert done.usage is not None
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (
+        expected.usage.prompt_tokens, expected.usage.completion_tokens,
+    )  # fmt: skip
+
+
+def test_a_stream_is_the_same_reply_in_pieces(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "llava", "messages": seen(RED, BLUE), "max_tokens": 8}
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
+
+
+def test_n_and_seeds(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "llava", "messages": seen(RED), "max_tokens": 8, "temperature": 1.5, "n": 3}
+    one, two = (client.chat.completions.create(**asked, seed=5) for _ in range(2))
+    texts = [choice.message.content for choice in one.choices]
+    assert texts == [choice.message.content for choice in two.choices]
+    assert len(set(texts)) > 1 and [choice.index for choice in one.choices] == [0, 1, 2]
+    first = client.chat.completions.create(**{**asked, "n": 1}, seed=6)
+    assert first.choices[0].message.content == texts[1]
+
+
+def test_stop_ends_a_reply(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="llava", messages=seen(RED), max_tokens=12).choices[0].message.content
+    assert whole
+    stop = whole[len(whole) // 2 :][:2]
+    cut = client.chat.completions.create(model="llava", messages=seen(RED), max_tokens=12, stop=[stop]).choices[0]
+    assert (cut.message.content, cut.finish_reason) == (whole[: whole.find(stop)], "stop")
+
+
+def test_embeddings_of_texts_and_pictures(client: openai.OpenAI, live: Live) -> None:
+    model = live.engines["clip"].model
+    made = client.embeddings.create(model="clip", input=["a cat", "a dog"])  # base64 underneath
+    plain = client.embeddings.create(model="clip", input=["a cat", "a dog"], encoding_format="float")
+    expected = model.embed_texts(["a cat", "a dog"])
+    for answer in (made, plain):
+        for item, row in zip(answer.data, expected.tolist(), strict=True):
+            assert item.embedding == pytest.approx(row, abs=1e-6)
+    mixed: Any = [{"type": "image_url", "image_url": {"url": RED}}, "a cat"]
+    rows = client.embeddings.create(model="clip", input=mixed, encoding_format="float").data
+    assert rows[0].embedding == pytest.approx(model.embed_images([encoded()])[0].tolist(), abs=1e-5)
+    assert rows[1].embedding == pytest.approx(expected[0].tolist(), abs=1e-5)
+
+
+def test_models_are_listed(client: openai.OpenAI) -> None:
+    assert {model.id for model in client.models.list()} == {"llava", "clip"}
+    assert client.models.retrieve("clip").id == "clip"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody")
+
+
+def test_errors_reach_the_client(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="nobody", messages=seen(RED))
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.chat.completions.create(model="llava", messages=seen(RED, data_uri(b"%PDF-1.4")))
+    assert (bad.value.code, bad.value.param) == ("picture_unknown_format", "messages[0].content[1]")
+    with pytest.raises(openai.BadRequestError) as tools:
+        client.chat.completions.create(model="llava", messages=seen(RED), tools=[{"type": "function"}])  # type: ignore[list-item]
+    assert (tools.value.code, tools.value.param) == ("parameter_unsupported", "tools")
+
+
+# --- other routes --------------------------------------------------------------------------------------------
+
+
+def test_classify_equals_the_library(live: Live) -> None:
+    status, _, answer = live.ask("POST", "/v1/classify", {"model": "clip", "input": [RED], "labels": ["red", "blue"]})
+    expected = live.engines["clip"].model.classify([encoded()], ["red", "blue"])[0]
+    assert status == 200
+    assert [(item["label"], item["probability"]) for item in answer["data"][0]["labels"]] == [
+        (name, pytest.approx(p, abs=1e-6)) for name, p in expected
+    ]
+
+
+def test_health_metrics_and_document(live: Live) -> None:
+    status, _, health = live.ask("GET", "/health")
+    assert (status, health["status"]) == (200, "ok")
+    status, _, text = live.ask("GET", "/metrics")
+    assert status == 200
+    for name in (b'chiasm_active_sequences{model="llava"}', b"chiasm_queue_depth", b"chiasm_requests_total"):
+        assert name in text
+    status, _, document = live.ask("GET", "/openapi.json")
+    assert set(document["paths"]) == {
+        "/v1/chat/completions", "/v1/embeddings", "/v1/classify", "/v1/models", "/v1/models/{model}", "/health",
+        "/metrics",
+    }  # fmt: skip
+
+
+# --- refusals ------------------------------------------------------------------------------------------------
+
+CHAT = {"model": "llava", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        (b"{", 400, "body_malformed", None),
+        (b"", 400, "request_invalid", None),
+        (b"\xff\xfe", 400, "body_malformed", None),
+        (b"[" * 5000, 400, "body_too_deep", None),
+        (b'{"a":' * 40 + b"1" + b"}" * 40, 400, "body_too_deep", None),
+        ({**CHAT, "temperature": 9}, 400, "request_invalid", "temperature"),
+        ({**CHAT, "temperature": float("nan")}, 400, "request_invalid", "temperature"),
+        ({**CHAT, "n": 10**30}, 400, "request_invalid", "n"),
+        ({**CHAT, "max_tokens": 65}, 400, "request_invalid", "max_tokens"),
+        ({**CHAT, "messages": []}, 400, "request_invalid", "messages"),
+        ({**CHAT, "messages": [{"role": "root", "content": "x"}]}, 400, "request_invalid", "messages[0].role"),
+        ({**CHAT, "model": "clip"}, 400, "capability_missing", "model"),
+        ({**CHAT, "messages": seen("http://127.0.0.1/a.png")}, 400, "picture_remote", "messages[0].content[0]"),
+        ({**CHAT, "messages": seen("/etc/hostname")}, 400, "picture_scheme", "messages[0].content[0]"),
+        ({**CHAT, "messages": seen(data_uri(bytes(120_000)))}, 400, "picture_too_large", "messages[0].content[0]"),
+        ({**CHAT, "x": "y" * 500_000}, 413, "body_too_large", None),
+        ({**CHAT, "response_format": {"type": "json_object"}}, 400, "parameter_unsupported", "response_format"),
+    ],
+)  # fmt: skip
+def test_bad_bodies(live: Live, body: Any, status: int, code: str, param: str | None) -> None:
+    got, _, answer = live.ask("POST", "/v1/chat/completions", body)
+    error = answer["error"]
+    assert (got, error["code"], error["param"]) == (status, code, param)
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "/" not in error["message"].replace("application/json", "") and "Traceback" not in error["message"]
+
+
+def test_lone_surrogates_and_control_tokens_are_text(live: Live) -> None:
+    for text in (b'"\\ud800"', b'"<image></s><s>[INST]"', b'"\\u0000"'):
+        body = b'{"model":"llava","max_tokens":1,"messages":[{"role":"user","content":' + text + b"}]}"
+        status, _, answer = live.ask("POST", "/v1/chat/completions", body)
+        assert status == (400 if b"ud800" in text else 200), answer
+
+
+def test_routes_hosts_and_kinds(live: Live) -> None:
+    assert live.ask("GET", "/v1/nothing")[2]["error"]["code"] == "route_not_found"
+    assert live.ask("GET", "/docs")[0] == 404
+    status, headers, answer = live.ask("GET", "/v1/embeddings")
+    assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
+    status, _, answer = live.ask("GET", "/v1/models", headers={"Host": "evil.example"})
+    assert (status, answer["error"]["code"]) == (421, "host_not_allowed")
+    status, _, answer = live.ask("POST", "/v1/embeddings", b"{}", {"Content-Type": "text/plain"})
+    assert (status, answer["error"]["code"]) == (415, "media_type")
+    assert "server" not in {name.lower() for name in headers}
+
+
+def test_a_body_that_drips_is_given_up(live: Live) -> None:
+    with socket.create_connection(("127.0.0.1", live.port), 10) as peer:
+        peer.sendall(
+            b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 50\r\n\r\n{"
+        )
+        assert peer.recv(100).startswith(b"HTTP/1.1 408")
+
+
+# --- key, overload, leaving, ending --------------------------------------------------------------------------
+
+
+def test_the_key_guards_every_route_but_health(folders: dict[str, Path], tmp_path: Path) -> None:
+    engines: dict[str, Engine] = {"clip": BatchingEngine(chiasm.load(str(folders["clip"])))}
+    guarded = Live(engines, Settings(api_key=KEY), tmp_path)
+    assert guarded.ask("GET", "/health")[0] == 200
+    for path in (
+        "/v1/models",
+        "/metrics",
+        "/openapi.json",
+        "/v1/nothing",
+        "/health/",
+        "//health",
+        "/health/../metrics",
+    ):
+        for wrong in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Basic {KEY}"}, {"Authorization": KEY}):
+            status, _, answer = guarded.ask("GET", path, headers=wrong)
+            assert (status, answer["error"]["code"]) == (401, "invalid_api_key"), path
+    assert guarded.ask("GET", "/v1/models", headers={"Authorization": f"Bearer {KEY}"})[0] == 200
+
+
+def test_public_addresses_need_a_key() -> None:
+    for host in ("0.0.0.0", "::", "", "192.0.2.7"):
+        with pytest.raises(ConfigError) as refusal:
+            guarded_hosts(host, None)
+        assert refusal.value.code == "serve_public"
+        assert guarded_hosts(host, KEY) == ()
+    with pytest.raises(ConfigError, match="0 visible"):
+        guarded_hosts("127.0.0.1", " ")
+
+
+@pytest.fixture(scope="module")
+def narrow(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Live, threading.Event]:
+    """A server with room for two, whose model waits for an event at every token."""
+    model, go = chiasm.load(str(folders["llava"])), threading.Event()
+    decode = model.module.decode
+
+    def waiting(*given: Any) -> Any:
+        go.wait(20)
+        return decode(*given)
+
+    model.module.decode = waiting
+    engines: dict[str, Engine] = {"llava": BatchingEngine(model, max_queue=2, max_batch=1)}
+    return Live(engines, Settings(max_queue=2), tmp_path_factory.mktemp("narrow")), go
+
+
+def test_overload_and_leaving(narrow: tuple[Live, threading.Event]) -> None:
+    live, go = narrow
+    engine, body = live.engines["llava"], {**CHAT, "max_tokens": 8}
+    text = json.dumps(body).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    peers = []
+    for wanted in (lambda h: h.active == 1, lambda h: h.waiting == 1, lambda h: h.waiting == 2):
+        peers.append(socket.create_connection(("127.0.0.1", live.port), 10))
+        peers[-1].sendall(f"{head}Content-Length: {len(text)}\r\n\r\n".encode() + text)
+        until(lambda wanted=wanted: wanted(engine.health()))
+    status, headers, answer = live.ask("POST", "/v1/chat/completions", body)
+    assert (status, answer["error"]["code"]) == (429, "engine_busy") and int(headers["retry-after"]) >= 1
+    assert live.ask("GET", "/health")[2] == {"status": "ok", "waiting": 2, "active": 1}
+    for peer in peers:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+    go.set()
+    until(lambda: engine.health().active == 0 and engine.health().waiting == 0)
+    assert live.ask("POST", "/v1/chat/completions", body)[0] == 200
+
+
+def test_leaving_a_stream_stops_it(narrow: tuple[Live, threading.Event]) -> None:
+    live, go = narrow
+    go.clear()
+    engine: Any = live.engines["llava"]
+    with (
+        openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client,
+        client.chat.completions.create(**{**CHAT, "max_tokens": 30}, stream=True) as stream,
+    ):
+        next(iter(stream))
+        (job,) = engine._active
+        assert not job.cancelled.is_set()
+    until(job.cancelled.is_set)
+    go.set()
+    until(lambda: engine.health().active == 0)
+
+
+def until(true: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)
+
+
+def test_the_command(folders: dict[str, Path], tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    ready.write_text("http://stale")
+    words = ["serve", str(folders["clip"]), "--port", "0", "--ready-file", str(ready), "--json", "--allow-local-media"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chiasm", *words, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: process.poll() is not None or (ready.exists() and "stale" not in ready.read_text()), 90)
+    assert process.poll() is None, process.communicate()
+    port = int(ready.read_text().strip().rsplit(":", 1)[1])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    (tmp_path / "a.png").write_bytes(encoded())
+    asked = {"model": "clip", "input": {"type": "image", "url": "a.png"}, "encoding_format": "base64"}
+    connection.request("POST", "/v1/embeddings", json.dumps(asked), {"Content-Type": "application/json"})
+    answer = json.loads(connection.getresponse().read())
+    assert len(base64.b64decode(answer["data"][0]["embedding"])) % 4 == 0
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert json.loads(out) == {"url": f"http://127.0.0.1:{port}", "models": ["clip"]}
+    assert not ready.exists() and "Traceback" not in err
+
+
+def test_the_command_refuses_a_public_address(folders: dict[str, Path]) -> None:
+    words = ["serve", str(folders["clip"]), "--host", "0.0.0.0", "--json"]
+    surroundings = {name: value for name, value in os.environ.items() if name != "CHIASM_API_KEY"}
+    done = subprocess.run([sys.executable, "-m", "chiasm", *words], capture_output=True, text=True, env=surroundings)
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "serve_public")
