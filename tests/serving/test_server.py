@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -184,8 +186,20 @@ def test_health_metrics_and_document(live: Live) -> None:
     status, _, document = live.ask("GET", "/openapi.json")
     assert set(document["paths"]) == {
         "/v1/chat/completions", "/v1/embeddings", "/v1/classify", "/v1/models", "/v1/models/{model}", "/health",
-        "/metrics",
+        "/metrics", "/",
     }  # fmt: skip
+
+
+def test_the_page_loads_nothing_from_elsewhere(live: Live) -> None:
+    status, headers, html = live.ask("GET", "/")
+    assert status == 200 and headers["content-type"].startswith("text/html")
+    text = html.decode()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)|https?://|@import""", text)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    told = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{told}'" in headers["content-security-policy"]
+    fields = set(re.findall(r'<(?:input|select|textarea) id="(\w+)"', text))
+    assert fields - set(re.findall(r'<label for="(\w+)"', text)) == set(), "every field has a label"
 
 
 # --- refusals ------------------------------------------------------------------------------------------------
@@ -237,6 +251,7 @@ def test_routes_hosts_and_kinds(live: Live) -> None:
     assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
     status, _, answer = live.ask("GET", "/v1/models", headers={"Host": "evil.example"})
     assert (status, answer["error"]["code"]) == (421, "host_not_allowed")
+    assert live.ask("POST", "/v1/models", b"{}", {"Content-Type": "text/plain"})[0] == 405
     status, _, answer = live.ask("POST", "/v1/embeddings", b"{}", {"Content-Type": "text/plain"})
     assert (status, answer["error"]["code"]) == (415, "media_type")
     assert "server" not in {name.lower() for name in headers}
@@ -257,7 +272,7 @@ def test_a_body_that_drips_is_given_up(live: Live) -> None:
 def test_the_key_guards_every_route_but_health(folders: dict[str, Path], tmp_path: Path) -> None:
     engines: dict[str, Engine] = {"clip": BatchingEngine(chiasm.load(str(folders["clip"])))}
     guarded = Live(engines, Settings(api_key=KEY), tmp_path)
-    assert guarded.ask("GET", "/health")[0] == 200
+    assert guarded.ask("GET", "/health")[0] == guarded.ask("GET", "/")[0] == 200
     for path in (
         "/v1/models",
         "/metrics",

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from chiasm.core.errors import CapabilityError
 from chiasm.serving import chat, exchange, faults, schemas, vectors
@@ -20,6 +20,7 @@ from chiasm.serving.faults import Fault, fault_of
 from chiasm.serving.fetching import Fetcher
 from chiasm.serving.media import MediaGate, MediaRefusal
 from chiasm.serving.metrics import Measured, Metrics
+from chiasm.serving.page import document
 from chiasm.serving.settings import Settings
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
@@ -115,8 +116,10 @@ def create_app(engines: Mapping[str, Engine], settings: Settings) -> FastAPI:
     _add_models(app, server)
     _add_state(app, server)
     faults.install(app)
-    app.add_middleware(Doors, settings=settings)
-    routes = frozenset(str(path) for path in app.openapi()["paths"]) | {"/openapi.json"}
+    paths: dict[str, Any] = app.openapi()["paths"]
+    posting = frozenset(path for path, methods in paths.items() if "post" in methods)
+    app.add_middleware(Doors, settings=settings, posting=posting)
+    routes = frozenset(paths) | {"/openapi.json"}
     app.add_middleware(Measured, metrics=server.metrics, routes=routes)
     return app
 
@@ -184,6 +187,13 @@ def _add_models(app: FastAPI, server: Server) -> None:
 
 
 def _add_state(app: FastAPI, server: Server) -> None:
+    html, policy = document()
+    guard = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+    @app.get("/", response_class=HTMLResponse, summary="A page to try the models on")
+    async def page() -> Response:
+        return HTMLResponse(html, headers=guard)
+
     @app.get("/health", response_model=None, summary="Whether the engines run and make progress")
     async def health() -> Response:
         states = [engine.health() for engine in server.engines.values()]

@@ -23,10 +23,11 @@ class Doors:
     Args:
         inner: the application.
         settings: key, hosts and limits.
+        posting: paths that take a body.
     """
 
-    def __init__(self, inner: ASGIApp, settings: Settings) -> None:
-        self.inner, self.settings = inner, settings
+    def __init__(self, inner: ASGIApp, settings: Settings, posting: frozenset[str]) -> None:
+        self.inner, self.settings, self.posting = inner, settings, posting
         self._key = None if settings.api_key is None else _digest(settings.api_key.encode())
         self._buffered = 0
 
@@ -77,7 +78,7 @@ class Doors:
     def _check_kind(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """A page elsewhere can make a browser post forms and plain text here, but not JSON."""
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != b"application/json":
+        if scope["path"] in self.posting and scope["method"] == "POST" and kind != b"application/json":
             raise Fault(415, "media_type", "the body must be application/json")
 
     def _announced(self, headers: dict[bytes, bytes]) -> int:
