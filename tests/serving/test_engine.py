@@ -91,3 +91,11 @@ def test_an_engine_that_stalls_is_not_healthy(model: Model) -> None:
     gate.set()
     engine.close()
     assert not engine.health().alive
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(5e-324, 1.0), (1.0, 5e-324), (1e-30, 1e-30)])
+def test_numbers_that_vanish_in_float32_sample_the_best_token(model: Model, temperature: float, top_p: float) -> None:
+    item = asked("what is this?")
+    (greedy,) = model.generate([item], max_new_tokens=4)
+    (drawn,) = model.generate([item], max_new_tokens=4, temperature=temperature, top_p=top_p, seed=1)
+    assert drawn.token_ids == greedy.token_ids

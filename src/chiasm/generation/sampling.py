@@ -12,6 +12,8 @@ import torch
 
 from chiasm.core.errors import ConfigError
 
+_COLDEST = 1e-6  # logits divided by less overflow, and nothing but the most probable token is left long before
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
@@ -59,7 +61,8 @@ def choose(logits: torch.Tensor, sampling: Sampling, generators: list[torch.Gene
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    probabilities = nucleus((logits.float() / sampling.temperature).softmax(-1), sampling.top_p).cpu()
+    temperature = max(sampling.temperature, _COLDEST)
+    probabilities = nucleus((logits.float() / temperature).softmax(-1), sampling.top_p).cpu()
     drawn = [torch.multinomial(row, 1, generator=source) for row, source in zip(probabilities, generators, strict=True)]
     return torch.cat(drawn).to(logits.device)
 
@@ -78,6 +81,7 @@ def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
         return probabilities
     ordered, order = probabilities.sort(-1, descending=True)
     outside = ordered.cumsum(-1) - ordered >= top_p  # mass before this token already reaches p
+    outside[:, 0] = False  # a p that float32 rounds to 0 would leave nothing
     return probabilities.masked_fill(outside.scatter(-1, order, outside), 0.0)
 
 
