@@ -388,3 +388,9 @@ def test_the_command_refuses_a_public_address(folders: dict[str, Path]) -> None:
     surroundings = {name: value for name, value in os.environ.items() if name != "CHIASM_API_KEY"}
     done = subprocess.run([sys.executable, "-m", "chiasm", *words], capture_output=True, text=True, env=surroundings)
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "serve_public")
+
+
+def test_without_its_packages_the_command_says_what_to_install() -> None:
+    code = "import sys; sys.modules['fastapi'] = None; from chiasm.cli import main; sys.exit(main(['serve', 'nano']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and 'pip install "chiasm[serve]"' in done.stderr

@@ -45,11 +45,16 @@ def serve(
         raise UsageError(f"--max-queue is {max_queue} and --max-batch {max_batch}, the least is 1")
     if allow_local_media is not None and not allow_local_media.is_dir():
         raise UsageError(f"--allow-local-media {allow_local_media} is not a folder")
-    from chiasm.core.errors import ConfigError
-    from chiasm.serving.app import create_app
+    from chiasm.core.errors import ChiasmError, ConfigError
     from chiasm.serving.engine import BatchingEngine
-    from chiasm.serving.running import guarded_hosts, listen
     from chiasm.serving.settings import Settings
+
+    try:
+        from chiasm.serving.app import create_app
+        from chiasm.serving.running import guarded_hosts, listen
+    except ModuleNotFoundError as error:
+        what = f"the package {error.name!r} is not installed"
+        raise ChiasmError("package_missing", what, hint='pip install "chiasm[serve]"') from None
 
     api_key = api_key if api_key is not None else os.environ.get("CHIASM_API_KEY")
     settings = Settings(
