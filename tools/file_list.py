@@ -1,4 +1,4 @@
-"""Keep the README's list of files true: ``python tools/file_list.py`` rewrites it from the modules' own first sentences.
+"""Keeps the list of files in the README true: ``python tools/file_list.py`` makes it from the modules' first lines.
 
 `tests/test_readme.py` fails when the list and the tree disagree.
 """
