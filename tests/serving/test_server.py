@@ -14,7 +14,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,43 +21,17 @@ from typing import Any
 import openai
 import pytest
 from tests.serving.conftest import data_uri, encoded
+from tests.serving.live import Live, until
 
 import chiasm
 from chiasm.core.errors import ConfigError
-from chiasm.serving.app import create_app
-from chiasm.serving.engine import BatchingEngine, Engine
-from chiasm.serving.running import guarded_hosts, listen
+from chiasm.serving.engine import BatchingEngine
+from chiasm.serving.local import LocalHost
+from chiasm.serving.running import guarded_hosts
 from chiasm.serving.settings import MediaLimits, Settings
 
 KEY = "k-0123456789"
 RED, BLUE = data_uri(encoded()), data_uri(encoded(colour=(20, 30, 220)))
-
-
-class Live:
-    """A server in a thread of this process."""
-
-    def __init__(self, engines: dict[str, Engine], settings: Settings, folder: Path) -> None:
-        self.engines, ready = engines, folder / f"ready-{id(self)}"
-        app = create_app(engines, settings)
-        threading.Thread(target=listen, args=(app, "127.0.0.1", 0), kwargs={"ready_file": ready}, daemon=True).start()
-        deadline = time.monotonic() + 30
-        while not ready.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        self.url = ready.read_text().strip()
-        self.port = int(self.url.rsplit(":", 1)[1])
-
-    def ask(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, str], Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        sent = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        kind = {"Content-Type": "application/json"} if body is not None else {}
-        connection.request(method, path, sent, {**kind, **(headers or {})})
-        answer = connection.getresponse()
-        text = answer.read()
-        connection.close()
-        shown = json.loads(text) if "json" in answer.headers.get("Content-Type", "") else text
-        return answer.status, dict(answer.headers), shown
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +41,12 @@ def folders(tiny_folder: Callable[[str], Path]) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def live(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Live:
-    engines: dict[str, Engine] = {name: BatchingEngine(chiasm.load(str(path))) for name, path in folders.items()}
+    hosts = {name: LocalHost(BatchingEngine(chiasm.load(str(path)))) for name, path in folders.items()}
     settings = Settings(
         hosts=guarded_hosts("127.0.0.1", None), max_body=400_000, max_new_tokens=64, body_seconds=1.0,
         media=MediaLimits(max_bytes=100_000),
     )  # fmt: skip
-    return Live(engines, settings, tmp_path_factory.mktemp("live"))
+    return Live(hosts, settings, tmp_path_factory.mktemp("live"))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +65,7 @@ def seen(*uris: str, text: str = "What is this?") -> list[dict[str, Any]]:
 
 def test_chat_equals_the_library(client: openai.OpenAI, live: Live) -> None:
     done = client.chat.completions.create(model="llava", messages=seen(RED), max_tokens=6, logprobs=True)
-    (expected,) = live.engines["llava"].model.generate([[*seen(RED)]], max_new_tokens=6)
+    (expected,) = live.hosts["llava"].engine.model.generate([[*seen(RED)]], max_new_tokens=6)
     choice = done.choices[0]
     assert (choice.message.content, choice.finish_reason) == (expected.text, expected.finish_reason)
     assert choice.logprobs is not None and choice.logprobs.content is not None
@@ -132,7 +105,7 @@ def test_stop_ends_a_reply(client: openai.OpenAI) -> None:
 
 
 def test_embeddings_of_texts_and_pictures(client: openai.OpenAI, live: Live) -> None:
-    model = live.engines["clip"].model
+    model = live.hosts["clip"].engine.model
     made = client.embeddings.create(model="clip", input=["a cat", "a dog"])  # base64 underneath
     plain = client.embeddings.create(model="clip", input=["a cat", "a dog"], encoding_format="float")
     expected = model.embed_texts(["a cat", "a dog"])
@@ -169,7 +142,7 @@ def test_errors_reach_the_client(client: openai.OpenAI) -> None:
 
 def test_classify_equals_the_library(live: Live) -> None:
     status, _, answer = live.ask("POST", "/v1/classify", {"model": "clip", "input": [RED], "labels": ["red", "blue"]})
-    expected = live.engines["clip"].model.classify([encoded()], ["red", "blue"])[0]
+    expected = live.hosts["clip"].engine.model.classify([encoded()], ["red", "blue"])[0]
     assert status == 200
     assert [(item["label"], item["probability"]) for item in answer["data"][0]["labels"]] == [
         (name, pytest.approx(p, abs=1e-6)) for name, p in expected
@@ -270,8 +243,8 @@ def test_a_body_that_drips_is_given_up(live: Live) -> None:
 
 
 def test_the_key_guards_every_route_but_health(folders: dict[str, Path], tmp_path: Path) -> None:
-    engines: dict[str, Engine] = {"clip": BatchingEngine(chiasm.load(str(folders["clip"])))}
-    guarded = Live(engines, Settings(api_key=KEY), tmp_path)
+    hosts = {"clip": LocalHost(BatchingEngine(chiasm.load(str(folders["clip"]))))}
+    guarded = Live(hosts, Settings(api_key=KEY), tmp_path)
     assert guarded.ask("GET", "/health")[0] == guarded.ask("GET", "/")[0] == 200
     for path in (
         "/v1/models",
@@ -309,13 +282,13 @@ def narrow(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         return decode(*given)
 
     model.module.decode = waiting
-    engines: dict[str, Engine] = {"llava": BatchingEngine(model, max_queue=2, max_batch=1)}
-    return Live(engines, Settings(max_queue=2), tmp_path_factory.mktemp("narrow")), go
+    hosts = {"llava": LocalHost(BatchingEngine(model, max_queue=2, max_batch=1))}
+    return Live(hosts, Settings(max_queue=2), tmp_path_factory.mktemp("narrow")), go
 
 
 def test_overload_and_leaving(narrow: tuple[Live, threading.Event]) -> None:
     live, go = narrow
-    engine, body = live.engines["llava"], {**CHAT, "max_tokens": 8}
+    engine, body = live.hosts["llava"].engine, {**CHAT, "max_tokens": 8}
     text = json.dumps(body).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     peers = []
@@ -337,7 +310,7 @@ def test_overload_and_leaving(narrow: tuple[Live, threading.Event]) -> None:
 def test_leaving_a_stream_stops_it(narrow: tuple[Live, threading.Event]) -> None:
     live, go = narrow
     go.clear()
-    engine: Any = live.engines["llava"]
+    engine: Any = live.hosts["llava"].engine
     with (
         openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client,
         client.chat.completions.create(**{**CHAT, "max_tokens": 30}, stream=True) as stream,
@@ -348,13 +321,6 @@ def test_leaving_a_stream_stops_it(narrow: tuple[Live, threading.Event]) -> None
     until(job.cancelled.is_set)
     go.set()
     until(lambda: engine.health().active == 0)
-
-
-def until(true: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.01)
 
 
 def test_the_command(folders: dict[str, Path], tmp_path: Path) -> None:

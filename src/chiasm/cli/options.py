@@ -53,7 +53,13 @@ class Loading(Output):
         """
         import chiasm
 
-        return chiasm.load(source, device=self.device, dtype=self.dtype, offline=True if self.offline else None)
+        return chiasm.load(**self.arguments(source))
+
+    def arguments(self, source: str) -> dict[str, Any]:
+        """The arguments of `chiasm.load`, as plain values."""
+        return {
+            "source": source, "device": self.device, "dtype": self.dtype, "offline": True if self.offline else None,
+        }  # fmt: skip
 
 
 @Parameter(name="*")

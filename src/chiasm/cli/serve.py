@@ -46,8 +46,8 @@ def serve(
     if allow_local_media is not None and not allow_local_media.is_dir():
         raise UsageError(f"--allow-local-media {allow_local_media} is not a folder")
     from chiasm.core.errors import ChiasmError, ConfigError
-    from chiasm.serving.engine import BatchingEngine
     from chiasm.serving.settings import Settings
+    from chiasm.serving.supervisor import EngineProcess
 
     try:
         from chiasm.serving.app import create_app
@@ -65,19 +65,29 @@ def serve(
         max_queue=max_queue,
         max_batch=1 if deterministic else max_batch,
     )
-    engines = {}
+    names: dict[str, str] = {}
     for source in (model, *more):
         # A folder goes by its own name: where it stands is nobody's business.
         name = Path(source).resolve().name if Path(source).is_dir() else source
-        if name in engines:
+        if name in names:
             raise ConfigError("model_twice", f"2 models are called {name!r}", hint="give the folders different names")
+        names[name] = source
+    engine = {"max_queue": max_queue, "max_batch": settings.max_batch, "stall_seconds": settings.stall_seconds}
+    hosts = {}
+    for name, source in names.items():
         note(f"loading {source}")
-        engines[name] = BatchingEngine(options.load(source), max_queue, settings.max_batch, settings.stall_seconds)
+        hosts[name] = EngineProcess(options.arguments(source), engine, max_queue + settings.max_batch)
 
     def tell(url: str) -> None:
         if options.json:
-            emit({"url": url, "models": list(engines)})
+            emit({"url": url, "models": list(hosts)})
         else:
-            say(f"{url}  ({', '.join(engines)})")
+            say(f"{url}  ({', '.join(hosts)})")
 
-    listen(create_app(engines, settings), host, port, ready_file=ready_file, on_url=tell)
+    try:
+        for host_of_model in hosts.values():
+            _ = host_of_model.card  # loaded, or the reason why not
+        listen(create_app(hosts, settings), host, port, ready_file=ready_file, on_url=tell)
+    finally:
+        for host_of_model in hosts.values():
+            host_of_model.close(0)

@@ -15,13 +15,13 @@ from chiasm.core.errors import CapabilityError
 from chiasm.serving import chat, exchange, faults, schemas, vectors
 from chiasm.serving.decoders import Decoders
 from chiasm.serving.doors import Doors
-from chiasm.serving.engine import Engine, EngineRefusal
 from chiasm.serving.faults import Fault, fault_of
 from chiasm.serving.fetching import Fetcher
 from chiasm.serving.media import MediaGate, MediaRefusal
 from chiasm.serving.metrics import Measured, Metrics
 from chiasm.serving.page import document
 from chiasm.serving.settings import Settings
+from chiasm.serving.work import Host, Refusal, Task
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": schemas.ErrorDocument, "description": "The request is refused."},
@@ -33,12 +33,12 @@ class Server:
     """What the routes share.
 
     Args:
-        engines: by the name of their model.
+        hosts: by the name of their model.
         settings: limits and permissions.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], settings: Settings) -> None:
-        self.engines, self.settings = dict(engines), settings
+    def __init__(self, hosts: Mapping[str, Host], settings: Settings) -> None:
+        self.hosts, self.settings = dict(hosts), settings
         media = settings.media
         fetcher = (
             Fetcher(settings.media_hosts, media.max_bytes, media.fetch_seconds, media.max_redirects)
@@ -46,24 +46,24 @@ class Server:
             else None
         )
         self.gate = MediaGate(media, Decoders(media, settings.decoders), fetcher, settings.media_folder)
-        self.metrics = Metrics(self.engines)
+        self.metrics = Metrics(self.hosts)
         self.created = int(time.time())
         self._opening = 0
 
-    def engine(self, name: str, capability: str) -> Engine:
-        """The engine of a model that can do something.
+    def host(self, name: str, capability: str) -> Host:
+        """The host of a model that can do something.
 
         Raises:
             Fault: model_not_found, or capability_missing.
         """
-        engine = self.engines.get(name)
-        if engine is None:
-            what = f"no such model; this server has {', '.join(self.engines)}"
+        host = self.hosts.get(name)
+        if host is None:
+            what = f"no such model; this server has {', '.join(self.hosts)}"
             raise Fault(404, "model_not_found", what, "model")
-        if capability not in engine.model.capabilities:
-            can = ", ".join(engine.model.capabilities)
+        if capability not in host.card.capabilities:
+            can = ", ".join(host.card.capabilities)
             raise fault_of(CapabilityError("capability_missing", f"{name} has no {capability}; it has {can}"), "model")
-        return engine
+        return host
 
     async def pictures(self, sources: Sequence[tuple[str, str]]) -> list[Any]:
         """Let a request's pictures through the gate.
@@ -78,7 +78,7 @@ class Server:
             return []
         if self._opening >= self.settings.max_queue:
             what = f"{self._opening} requests have their pictures read, the limit is {self.settings.max_queue}"
-            raise EngineRefusal("engine_busy", what, 1)
+            raise Refusal("engine_busy", what, 1)
         self._opening += 1
         try:
             return await asyncio.to_thread(self.gate.open, [source for source, _ in sources])
@@ -89,22 +89,22 @@ class Server:
 
     def close(self, seconds: float) -> None:
         """Stop the engines and the decoders."""
-        for engine in self.engines.values():
-            engine.close(seconds)
+        for host in self.hosts.values():
+            host.close(seconds)
         self.gate.close()
 
 
-def create_app(engines: Mapping[str, Engine], settings: Settings) -> FastAPI:
+def create_app(hosts: Mapping[str, Host], settings: Settings) -> FastAPI:
     """Build the application.
 
     Args:
-        engines: one a model, by the name that clients use; they are closed with the application.
+        hosts: one a model, by the name that clients use; they are closed with the application.
         settings: limits and permissions.
 
     Returns:
         An ASGI application.
     """
-    server = Server(engines, settings)
+    server = Server(hosts, settings)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -125,65 +125,63 @@ def create_app(engines: Mapping[str, Engine], settings: Settings) -> FastAPI:
 
 
 def _add_models(app: FastAPI, server: Server) -> None:
-    seconds = server.settings.request_seconds
+    async def done(request: Request, host: Host, name: str, asked: Any, sources: Sequence[tuple[str, str]]) -> Response:
+        async def work() -> Response:
+            task = Task(name, asked, await server.pictures(sources))
+            (document,) = await exchange.results(host, [task], server.settings.request_seconds)
+            return Response(document, media_type="application/json")
+
+        return await exchange.unless_gone(request, work())
 
     @app.post("/v1/chat/completions", response_model=None, summary="Answer a conversation")
     async def complete(request: Request, asked: schemas.ChatRequest) -> Response:
-        engine = server.engine(asked.model, "generate")
+        host = server.host(asked.model, "generate")
         chat.check(asked, server.settings)
-        answer = chat.Completion(asked, engine, server.settings, server.metrics)
+        answer = chat.Completion(asked, host, server.settings, server.metrics)
 
-        async def jobs() -> Any:
+        async def works() -> Any:
             pictures = await server.pictures(chat.sources(asked))
-            return chat.jobs(asked, chat.conversation(asked, pictures), server.settings)
+            return chat.works(asked, chat.conversation(asked, pictures), server.settings)
 
         async def whole() -> Response:
-            return JSONResponse(await answer.whole(await jobs()))
+            return JSONResponse(await answer.whole(await works()))
 
         async def streamed() -> Response:
-            pieces = await answer.begin(await jobs())
+            pieces = await answer.begin(await works())
             return StreamingResponse(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
         return await exchange.unless_gone(request, streamed() if asked.stream else whole())
 
     @app.post("/v1/embeddings", response_model=schemas.EmbeddingDocument, summary="Embed texts and pictures")
     async def embed(request: Request, asked: schemas.EmbeddingRequest) -> Any:
-        engine = server.engine(asked.model, "embed")
+        host = server.host(asked.model, "embed")
 
-        async def work() -> dict[str, Any]:
-            pictures = await server.pictures(vectors.embedding_sources(asked))
-            return await exchange.run(engine, lambda: vectors.embed(engine.model, asked, pictures), seconds)
-
-        return JSONResponse(await exchange.unless_gone(request, work()))
+        return await done(request, host, "embed", asked, vectors.embedding_sources(asked))
 
     @app.post("/v1/classify", response_model=schemas.ClassifyDocument, summary="Rank labels for pictures")
     async def classify(request: Request, asked: schemas.ClassifyRequest) -> Any:
-        engine = server.engine(asked.model, "embed")
+        host = server.host(asked.model, "embed")
 
-        async def work() -> dict[str, Any]:
-            pictures = await server.pictures(vectors.classify_sources(asked))
-            return await exchange.run(engine, lambda: vectors.classify(engine.model, asked, pictures), seconds)
+        return await done(request, host, "classify", asked, vectors.classify_sources(asked))
 
-        return JSONResponse(await exchange.unless_gone(request, work()))
-
-    def described(name: str, engine: Engine) -> dict[str, Any]:
+    def described(name: str, host: Host) -> dict[str, Any]:
         return {
             "id": name,
             "object": "model",
             "created": server.created,
-            "owned_by": engine.model.family.name,
-            "capabilities": list(engine.model.capabilities),
+            "owned_by": host.card.family,
+            "capabilities": list(host.card.capabilities),
         }
 
     @app.get("/v1/models", response_model=schemas.ModelDocument, summary="Every served model")
     async def models() -> Any:
-        return {"object": "list", "data": [described(name, engine) for name, engine in server.engines.items()]}
+        return {"object": "list", "data": [described(name, host) for name, host in server.hosts.items()]}
 
     @app.get("/v1/models/{model:path}", response_model=schemas.ModelItem, summary="One served model")
     async def one_model(model: str) -> Any:
-        if model not in server.engines:
+        if model not in server.hosts:
             raise Fault(404, "model_not_found", "no such model", "model")
-        return described(model, server.engines[model])
+        return described(model, server.hosts[model])
 
 
 def _add_state(app: FastAPI, server: Server) -> None:
@@ -196,7 +194,7 @@ def _add_state(app: FastAPI, server: Server) -> None:
 
     @app.get("/health", response_model=None, summary="Whether the engines run and make progress")
     async def health() -> Response:
-        states = [engine.health() for engine in server.engines.values()]
+        states = [host.health() for host in server.hosts.values()]
         well = all(state.alive for state in states)
         document = {
             "status": "ok" if well else "failing",

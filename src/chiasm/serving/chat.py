@@ -10,14 +10,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from chiasm.core.messages import Conversation, ImagePart, Message, TextPart, VideoPart
-from chiasm.core.replies import Reply
-from chiasm.generation.sampling import Sampling
-from chiasm.processing.tokenizer import Tokenizer
 from chiasm.serving import exchange, schemas
-from chiasm.serving.engine import Engine, Job
 from chiasm.serving.faults import Fault, fault_of
 from chiasm.serving.metrics import Metrics
 from chiasm.serving.settings import Settings
+from chiasm.serving.work import Answer, Chat, Host
 
 DEFAULT_TOKENS = 512
 _LOWEST = -9999.0  # what OpenAI gives for a probability of zero, which JSON can't hold
@@ -72,29 +69,23 @@ def check(request: schemas.ChatRequest, settings: Settings) -> None:
         raise Fault(400, "request_invalid", what, name)
 
 
-def jobs(request: schemas.ChatRequest, asked: Conversation, settings: Settings) -> list[Job]:
-    """One job for each reply that is asked for; with a seed, reply i draws from seed + i."""
+def works(request: schemas.ChatRequest, asked: Conversation, settings: Settings) -> list[Chat]:
+    """What is to be written for each reply that is asked for; with a seed, reply i draws from seed + i."""
     wanted = request.max_completion_tokens or request.max_tokens or min(DEFAULT_TOKENS, settings.max_new_tokens)
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    made = []
-    for index in range(request.n or 1):
-        seed = None if request.seed is None else (request.seed + index) % 2**63
-        sampling = Sampling(
+    return [
+        Chat(
+            conversation=asked,
             temperature=request.temperature or 0.0,
             top_p=1.0 if request.top_p is None else request.top_p,
-            seed=seed,
+            seed=None if request.seed is None else (request.seed + index) % 2**63,
+            max_new_tokens=wanted,
+            stop=tuple(stop),
+            stream=bool(request.stream),
+            tokens=bool(request.logprobs),
         )
-        made.append(
-            Job(
-                conversation=asked,
-                sampling=sampling,
-                max_new_tokens=wanted,
-                stop=tuple(stop),
-                on_done=exchange.nobody,
-                on_piece=exchange.nobody if request.stream else None,
-            )
-        )
-    return made
+        for index in range(request.n or 1)
+    ]
 
 
 class Completion:
@@ -102,32 +93,32 @@ class Completion:
 
     Args:
         request: what was asked.
-        engine: who answers.
+        host: who answers.
         settings: the server's.
         metrics: where tokens are counted.
     """
 
-    def __init__(self, request: schemas.ChatRequest, engine: Engine, settings: Settings, metrics: Metrics) -> None:
-        self.request, self.engine, self.settings, self.metrics = request, engine, settings, metrics
+    def __init__(self, request: schemas.ChatRequest, host: Host, settings: Settings, metrics: Metrics) -> None:
+        self.request, self.host, self.settings, self.metrics = request, host, settings, metrics
         self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.model}
 
-    async def whole(self, asked: Sequence[Job]) -> dict[str, Any]:
+    async def whole(self, asked: Sequence[Chat]) -> dict[str, Any]:
         """The whole answer."""
-        replies = await exchange.results(self.engine, asked, self.settings.request_seconds)
+        answers: list[Answer] = await exchange.results(self.host, asked, self.settings.request_seconds)
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": reply.text, "refusal": None},
-                "finish_reason": reply.finish_reason,
-                "logprobs": self._logprobs(reply),
+                "message": {"role": "assistant", "content": answer.reply.text, "refusal": None},
+                "finish_reason": answer.reply.finish_reason,
+                "logprobs": _logprobs(answer),
             }
-            for index, reply in enumerate(replies)
+            for index, answer in enumerate(answers)
         ]
-        return {**self.head, "object": "chat.completion", "choices": choices, "usage": self._usage(replies)}
+        return {**self.head, "object": "chat.completion", "choices": choices, "usage": self._usage(answers)}
 
-    async def begin(self, asked: Sequence[Job]) -> AsyncIterator[bytes]:
+    async def begin(self, asked: Sequence[Chat]) -> AsyncIterator[bytes]:
         """Start a stream; what goes wrong before its first piece is raised, so that it still gets a status."""
-        stream = exchange.events(self.engine, asked, self.settings.request_seconds)
+        stream = exchange.events(self.host, asked, self.settings.request_seconds)
         try:
             first = await anext(stream)
         except BaseException:
@@ -136,49 +127,49 @@ class Completion:
         return self._pieces(len(asked), first, stream)
 
     async def _pieces(self, count: int, first: tuple[int, Any], stream: Any) -> AsyncIterator[bytes]:
-        replies: dict[int, Reply] = {}
+        answers: dict[int, Answer] = {}
         async with contextlib.aclosing(stream):
             try:
                 for index in range(count):
                     yield self._chunk(index, {"role": "assistant", "content": ""})
-                yield self._event(*first, replies)
+                yield self._event(*first, answers)
                 async for index, value in stream:
-                    yield self._event(index, value, replies)
+                    yield self._event(index, value, answers)
             except Exception as error:  # the status is sent already: the failure becomes an event
                 yield _sse(fault_of(error).document())
                 return
-        usage = self._usage(list(replies.values()))
+        usage = self._usage(list(answers.values()))
         if self.request.stream_options is not None and self.request.stream_options.include_usage:
             yield _sse({**self.head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
         yield b"data: [DONE]\n\n"
 
-    def _event(self, index: int, value: Any, replies: dict[int, Reply]) -> bytes:
-        if isinstance(value, Reply):
-            replies[index] = value
-            return self._chunk(index, {}, value.finish_reason, self._logprobs(value))
+    def _event(self, index: int, value: Any, answers: dict[int, Answer]) -> bytes:
+        if isinstance(value, Answer):
+            answers[index] = value
+            return self._chunk(index, {}, value.reply.finish_reason, _logprobs(value))
         return self._chunk(index, {"content": value})
 
     def _chunk(self, index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> bytes:
         choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
         return _sse({**self.head, "object": "chat.completion.chunk", "choices": [choice]})
 
-    def _logprobs(self, reply: Reply) -> dict[str, Any] | None:
-        if not self.request.logprobs:
-            return None
-        tokenizer: Tokenizer = self.engine.model.processor.tokenizer
-        content = []
-        for token_id, logprob in zip(reply.token_ids, reply.logprobs, strict=False):
-            token = tokenizer.decode([token_id], skip_special=False)
-            entry = {"token": token, "logprob": max(logprob, _LOWEST), "bytes": list(token.encode("utf-8", "replace"))}
-            content.append({**entry, "top_logprobs": []})
-        return {"content": content, "refusal": None}
-
-    def _usage(self, replies: Sequence[Reply]) -> dict[str, Any]:
-        for reply in replies:
-            self.metrics.count(self.request.model, reply.usage)
-        prompt = replies[0].usage.prompt_tokens if replies else 0
-        written = sum(reply.usage.completion_tokens for reply in replies)
+    def _usage(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        usages = [answer.reply.usage for answer in answers]
+        for usage in usages:
+            self.metrics.count(self.request.model, usage)
+        prompt = usages[0].prompt_tokens if usages else 0
+        written = sum(usage.completion_tokens for usage in usages)
         return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+
+
+def _logprobs(answer: Answer) -> dict[str, Any] | None:
+    if answer.tokens is None:
+        return None
+    content = []
+    for token, logprob in zip(answer.tokens, answer.reply.logprobs, strict=False):
+        entry = {"token": token, "logprob": max(logprob, _LOWEST), "bytes": list(token.encode("utf-8", "replace"))}
+        content.append({**entry, "top_logprobs": []})
+    return {"content": content, "refusal": None}
 
 
 def _sse(document: dict[str, Any]) -> bytes:

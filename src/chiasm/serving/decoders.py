@@ -28,6 +28,7 @@ class _Worker:
         words = [limits.decode_memory, limits.max_bytes, limits.max_side]
         # One thread: a linear-algebra pool would eat the address space that the process is given.
         surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        surroundings.pop("CHIASM_API_KEY", None)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "chiasm.serving.decoding_worker", *map(str, words)],
             stdin=subprocess.PIPE,

@@ -8,6 +8,7 @@ It ends when its input closes, so it can't outlive the server.
 from __future__ import annotations
 
 import json
+import signal
 import struct
 import sys
 from typing import BinaryIO
@@ -25,6 +26,8 @@ def confine(memory: int) -> None:
         return
     import resource
 
+    for signalled in (signal.SIGINT, signal.SIGTERM):  # a terminal's reach all its processes; the server ends this one
+        signal.signal(signalled, signal.SIG_IGN)
     for kind, value in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_CORE, 0),

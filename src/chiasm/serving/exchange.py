@@ -1,4 +1,4 @@
-"""Between the event loop and an engine's thread: events come over, a timeout or a client's leaving goes back."""
+"""Between the event loop and an engine: events come over, a timeout or a client's leaving goes back."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from chiasm.serving.engine import Engine, Job
 from chiasm.serving.faults import Fault
+from chiasm.serving.work import Ask, Chat, Host, Task
 
 T = TypeVar("T")
 
 
-async def events(engine: Engine, jobs: Sequence[Job], seconds: float) -> AsyncGenerator[tuple[int, Any], None]:
-    """Run the jobs of one request; leaving the iteration cancels what isn't done.
+async def events(host: Host, works: Sequence[Chat | Task], seconds: float) -> AsyncGenerator[tuple[int, Any], None]:
+    """Do the work of one request; leaving the iteration cancels what isn't done.
 
     Args:
-        engine: where they run.
-        jobs: their callbacks are set here.
-        seconds: for all of them.
+        host: where it is done.
+        works: all of it.
+        seconds: for all of it.
 
     Yields:
-        (job, piece of text) as text comes, and (job, result) once a job is done.
+        (work, piece of text) as text comes, and (work, result) once it is done.
     """
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Any, bool]]()
 
@@ -35,39 +35,27 @@ async def events(engine: Engine, jobs: Sequence[Job], seconds: float) -> AsyncGe
 
         return tell
 
-    for index, job in enumerate(jobs):
-        job.on_done = teller(index, True)
-        job.on_piece = teller(index, False) if job.on_piece is not None else None
-    deadline, open_jobs = loop.time() + seconds, len(jobs)
+    asks = [Ask(work, teller(index, True), teller(index, False)) for index, work in enumerate(works)]
+    deadline, open_asks = loop.time() + seconds, len(asks)
     try:
-        engine.submit(*jobs)
-        while open_jobs:
+        host.submit(*asks)
+        while open_asks:
             index, value, last = await asyncio.wait_for(queue.get(), deadline - loop.time())
             if isinstance(value, BaseException):
                 raise value
-            open_jobs -= last
+            open_asks -= last
             yield index, value
     finally:
-        for job in jobs:
-            job.cancelled.set()
+        host.cancel(*asks)
 
 
-async def results(engine: Engine, jobs: Sequence[Job], seconds: float) -> list[Any]:
-    """Run the jobs of one request and give their results, in order."""
+async def results(host: Host, works: Sequence[Chat | Task], seconds: float) -> list[Any]:
+    """Do the work of one request and give its results, in order."""
     found: dict[int, Any] = {}
-    async with contextlib.aclosing(events(engine, jobs, seconds)) as stream:
+    async with contextlib.aclosing(events(host, works, seconds)) as stream:
         async for index, value in stream:
             found[index] = value
-    return [found[index] for index in range(len(jobs))]
-
-
-async def run(engine: Engine, call: Callable[[], T], seconds: float) -> T:
-    """Run a function in the engine's thread."""
-    return (await results(engine, [Job(call=call, on_done=nobody)], seconds))[0]
-
-
-def nobody(value: Any) -> None:
-    """A callback that stands until `events` sets the real one."""
+    return [found[index] for index in range(len(works))]
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

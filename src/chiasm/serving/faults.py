@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from chiasm.core.errors import CapabilityError, ChiasmError, ConfigError, PictureError, PromptError
-from chiasm.serving.engine import EngineRefusal
+from chiasm.serving.work import Refusal
 
 log = logging.getLogger("chiasm.serving")
 
@@ -57,7 +57,7 @@ def fault_of(error: BaseException, param: str | None = None) -> Fault:
     """
     if isinstance(error, Fault):
         return error
-    if isinstance(error, EngineRefusal):
+    if isinstance(error, Refusal):
         status = 429 if error.code == "engine_busy" else 503
         return Fault(status, error.code, error.what, None, {"Retry-After": str(error.retry_after)})
     if isinstance(error, _TELLING):

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chiasm.core.replies import Usage
-from chiasm.serving.engine import Engine
+from chiasm.serving.work import Host
 
 _BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
@@ -20,12 +20,12 @@ class Metrics:
     """What a server counts.
 
     Args:
-        engines: by the name of their model.
+        hosts: by the name of their model.
     """
 
-    def __init__(self, engines: Mapping[str, Engine]) -> None:
+    def __init__(self, hosts: Mapping[str, Host]) -> None:
         self.registry = CollectorRegistry()
-        self.engines = engines
+        self.hosts = hosts
         self.requests = self._counter("chiasm_requests", "Requests answered.", "route", "status")
         self.prompt_tokens = self._counter("chiasm_prompt_tokens", "Tokens read, pictures included.", "model")
         self.completion_tokens = self._counter("chiasm_completion_tokens", "Tokens written.", "model")
@@ -37,17 +37,21 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """The engines as they are now."""
         active = GaugeMetricFamily("chiasm_active_sequences", "Requests being worked on.", labels=["model"])
         queued = GaugeMetricFamily("chiasm_queue_depth", "Requests that wait.", labels=["model"])
         alive = GaugeMetricFamily("chiasm_engine_alive", "1 while the engine makes progress.", labels=["model"])
-        for name, engine in self.engines.items():
-            health = engine.health()
+        restarts = CounterMetricFamily(
+            "chiasm_engine_restarts", "Times that an engine's process was started anew.", labels=["model"]
+        )
+        for name, host in self.hosts.items():
+            health = host.health()
+            restarts.add_metric([name], health.restarts)
             active.add_metric([name], health.active)
             queued.add_metric([name], health.waiting)
             alive.add_metric([name], float(health.alive))
-        yield from (active, queued, alive)
+        yield from (active, queued, alive, restarts)
 
     def count(self, model: str, usage: Usage) -> None:
         """Add one reply's tokens."""

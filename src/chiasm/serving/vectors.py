@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chiasm.core.errors import ConfigError
-from chiasm.models.model import Model
 from chiasm.serving import schemas
+
+if TYPE_CHECKING:
+    from chiasm.models.model import Model
 
 
 def listed(value: Any) -> list[Any]:
@@ -25,7 +27,7 @@ def embedding_sources(request: schemas.EmbeddingRequest) -> list[tuple[str, str]
 
 
 def embed(model: Model, request: schemas.EmbeddingRequest, pictures: Sequence[Any]) -> dict[str, Any]:
-    """Embed texts and pictures, in the order of the input; runs in the engine's thread."""
+    """Embed texts and pictures, in the order of the input; runs where the model is."""
     items = listed(request.input)
     texts = {
         at: item if isinstance(item, str) else item.text
@@ -66,7 +68,7 @@ def classify_sources(request: schemas.ClassifyRequest) -> list[tuple[str, str]]:
 
 
 def classify(model: Model, request: schemas.ClassifyRequest, pictures: Sequence[Any]) -> dict[str, Any]:
-    """Rank the labels of every picture; runs in the engine's thread."""
+    """Rank the labels of every picture; runs where the model is."""
     texts = len(request.labels) * len(request.templates or [""])
     if texts > 20_000:
         raise ConfigError("request_invalid", f"labels times templates is {texts:,}, over the limit of 20,000")

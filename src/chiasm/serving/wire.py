@@ -1,0 +1,86 @@
+"""Frames between the application and an engine's process: a JSON head and, where there is one, a body of bytes.
+
+The application reads nothing but JSON and bytes. An engine's process unpickles bodies, which only its parent writes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+import chiasm.core.errors as errors
+from chiasm.core.errors import ChiasmError
+from chiasm.core.replies import Reply, Usage
+from chiasm.serving.work import Answer, Refusal
+
+_SIZES = struct.Struct("<IQ")
+
+
+def write(stream: IO[bytes], head: Mapping[str, Any], body: bytes = b"") -> None:
+    """Send one frame."""
+    text = json.dumps(head).encode()
+    stream.write(_SIZES.pack(len(text), len(body)) + text)
+    stream.write(body)
+    stream.flush()
+
+
+def read(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+    """Wait for one frame.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    head, body = _SIZES.unpack(_exactly(stream, _SIZES.size))
+    return json.loads(_exactly(stream, head)), _exactly(stream, body)
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size) if size else b""
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def error_head(error: BaseException) -> dict[str, Any]:
+    """An exception as plain values; one that isn't a user's mistake keeps nothing of its text."""
+    if isinstance(error, ChiasmError):
+        retry = getattr(error, "retry_after", None)
+        return {
+            "class": type(error).__name__, "code": error.code, "what": error.what, "hint": error.hint, "retry": retry,
+        }  # fmt: skip
+    return {"class": None}
+
+
+def error_of(head: Mapping[str, Any]) -> Exception:
+    """The exception again."""
+    if head["class"] is None:
+        return RuntimeError("the engine's log tells more")
+    if head["retry"] is not None:
+        return Refusal(head["code"], head["what"], head["retry"])
+    kind = getattr(errors, head["class"], ChiasmError)
+    return kind(head["code"], head["what"], hint=head["hint"])
+
+
+def answer_head(answer: Answer) -> dict[str, Any]:
+    """A reply as plain values."""
+    reply = answer.reply
+    return {
+        "text": reply.text,
+        "ids": list(reply.token_ids),
+        "logprobs": list(reply.logprobs),
+        "reason": reply.finish_reason,
+        "usage": [reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.image_tokens],
+        "tokens": _listed(answer.tokens),
+    }
+
+
+def answer_of(head: Mapping[str, Any]) -> Answer:
+    """The reply again."""
+    reply = Reply(head["text"], head["ids"], head["logprobs"], head["reason"], Usage(*head["usage"]))
+    return Answer(reply, head["tokens"])
+
+
+def _listed(values: Sequence[str] | None) -> list[str] | None:
+    return None if values is None else list(values)
