@@ -39,6 +39,12 @@ def test_start_imports_nothing_heavy(statement: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_recipes_are_listed_without_torch() -> None:
+    code = "import sys; from chiasm.recipes.run import recipes; assert recipes(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_whole_package_imports_without_transformers_and_torchvision() -> None:
     code = """
 import importlib, pkgutil, sys

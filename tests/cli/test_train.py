@@ -45,7 +45,7 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 8 steps, and its loss log beside it."""
     out = tmp_path_factory.mktemp("runs") / "clip"
     words = ("clip_pico", *SMALL, "--set", f"data={pictures}", "--set", "steps=8", "--out", out)
-    done = train(*words, "--loss-log", f"{out}.jsonl", "--deterministic", "--json")
+    done = train(*words, "--loss-log", f"{out}.jsonl", "--deterministic", "--set", "tensorboard=true", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["step"] == 8 and told["recipe"] == "clip_pico" and not told["interrupted"]
@@ -58,6 +58,7 @@ def test_a_run_leaves_a_model_a_log_and_a_picture(run: Path) -> None:
     assert [line["step"] for line in log] == list(range(1, 9)) and {"loss", "norm", "rate", "seconds"} <= set(log[0])
     assert hexes(run.with_name("clip.jsonl")) == [line["loss_hex"] for line in log]
     assert Image.open(run / "loss.png").size == (900, 480)
+    assert len(list((run / "tensorboard").glob("events.out.tfevents.*"))) == 1
     assert chiasm.load(run).embed_texts("a square").shape == chiasm.load(run / "model").embed_texts("a square").shape
 
 

@@ -10,7 +10,7 @@ from chiasm.data.worlds.scenes import sample_scene
 from chiasm.models.nano import cell_features
 from chiasm.objectives.alignment import NO_WORD
 from chiasm.objectives.captioning import token_loss
-from chiasm.recipes.nano import CELLS, COUNTS, cell_targets, cut_and_mix, pack, packed_loss
+from chiasm.recipes.trainings.nano import CELLS, COUNTS, cell_targets, cut_and_mix, pack, packed_loss
 
 VISUAL, POSITIONS = 10, 4
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from chiasm.data.packs import Picture
-from chiasm.recipes.nano_dual import class_names, draw_views, wordings
+from chiasm.recipes.trainings.nano_dual import class_names, draw_views, wordings
 
 
 def stamp(folder: Path, **more: object) -> Picture:

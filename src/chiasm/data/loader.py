@@ -21,6 +21,7 @@ from typing import Any
 from chiasm.core.errors import ChiasmError, DataError
 from chiasm.core.messages import ImagePart, TextPart
 from chiasm.core.samples import Dataset, Place, Sample
+from chiasm.data.augmentation import Augment
 from chiasm.data.mixtures import Draw, Mixture
 from chiasm.data.order import Permutation, mixed
 from chiasm.data.workers import Workers
@@ -65,6 +66,7 @@ class Loader:
         skip: rows to leave out unseen and uncounted, as (place's source, row as text): a skip list.
         report: called once for each bad row.
         rank, world: this process gets the `rank`-th of `world` equal parts of every batch.
+        augment: changes every sample's pictures, by seed and place in the stream; None = they are shown as they are.
 
     Raises:
         DataError: the batch can't be cut into `world` equal parts, or lengths don't fit the data.
@@ -84,6 +86,7 @@ class Loader:
         report: Callable[[BadRow], None] | None = None,
         rank: int = 0,
         world: int = 1,
+        augment: Augment | None = None,
     ) -> None:
         self.mixture = source if isinstance(source, Mixture) else Mixture([(source, 1.0)], seed)
         self.collate, self.batch_size, self.seed, self.max_bad = collate, batch_size, seed, max_bad
@@ -94,7 +97,7 @@ class Loader:
             if given != wanted:
                 raise DataError("lengths_count", f"lengths of {given} rows, the data sets have {wanted}")
         self.lengths, self.skip, self.report = lengths, frozenset(skip), report
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.augment = rank, world, augment
         self._bad: dict[tuple[int, int], BadRow] = {}
         self._workers: Workers | None = None
         self._count = workers
@@ -108,7 +111,8 @@ class Loader:
         """Changes whenever a batch would."""
         bucketing = None if self.lengths is None else [mixed(repr(list(each))) for each in self.lengths]
         skipped = mixed(repr(sorted(self.skip)))
-        return f"{mixed(self.mixture.fingerprint, self.seed, self.batch_size, repr(bucketing), skipped):016x}"
+        changes = () if self.augment is None else (repr(self.augment),)
+        return f"{mixed(self.mixture.fingerprint, self.seed, self.batch_size, repr(bucketing), skipped, *changes):016x}"
 
     @property
     def bad(self) -> list[BadRow]:
@@ -203,9 +207,10 @@ class Loader:
         prepared = Prepared()
         try:
             part = self.batch_size // self.world
-            draws = self.draws(number)[self.rank * part : (self.rank + 1) * part]
+            first = self.rank * part
+            draws = self.draws(number)[first : first + part]
             with _generator(mixed(self.seed, number, self.rank)):
-                prepared.batch, prepared.keys = self._collated(draws, prepared.bad)
+                prepared.batch, prepared.keys = self._collated(draws, prepared.bad, number * self.batch_size + first)
         except ChiasmError as error:
             prepared.failure = error.code, f"batch {number}: {error.what}", error.hint
         except Exception as error:  # a bug of ours or of a reader: said in one line wherever it happened
@@ -214,10 +219,10 @@ class Loader:
             prepared.failure = "batch_failed", f"batch {number}: {type(error).__name__}: {error} ({where})", None
         return prepared
 
-    def _collated(self, draws: Sequence[Draw], bad: list[BadRow]) -> tuple[Any, tuple[str, ...]]:
+    def _collated(self, draws: Sequence[Draw], bad: list[BadRow], position: int) -> tuple[Any, tuple[str, ...]]:
         slots = [self._good(draw, 0, bad) for draw in draws]
         for _ in range(TRIES):
-            samples = [sample for _, _, sample in slots]
+            samples = [self._shown(sample, position + at) for at, (_, _, sample) in enumerate(slots)]
             try:
                 return self.collate(samples), tuple(sample.key for sample in samples)
             except ChiasmError:
@@ -230,6 +235,9 @@ class Loader:
                         bad.append(_bad_row(self._stand_in(first, attempt), sample.place, error))
                         slots[at] = self._good(first, attempt + 1, bad)
         raise DataError("rows_unusable", f"{TRIES} rows in turn could not be used", hint="chiasm data check DATA")
+
+    def _shown(self, sample: Sample, position: int) -> Sample:
+        return sample if self.augment is None else self.augment.sample(sample, self.seed, position)
 
     def _refusal(self, sample: Sample) -> ChiasmError | None:
         try:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from chiasm.core.errors import ConfigError
 from chiasm.core.spelling import nearest
+from chiasm.data.augmentation import Augment
 from chiasm.data.collation import CollateConfig
 from chiasm.objectives.config import ObjectiveConfig
 from chiasm.training.config import AdamW, Constant, Group, Guard, OptimizerConfig, Schedule
@@ -174,6 +175,7 @@ class Run:
         freeze: regular expressions; a parameter that one is found in doesn't learn all the same.
         lora: low-rank updates on the language model or elsewhere; they learn, whatever `learn` says.
         data: the mixture.
+        augment: random crops, mirror images and colours; off where a frozen tower's features are stored.
         collate: how samples become a batch.
         objective: what is minimised.
         store: keep the frozen vision tower's features; None = compute them every time.
@@ -208,6 +210,7 @@ class Run:
     freeze: tuple[str, ...] = ()
     lora: Lora | None = None
     data: tuple[Source, ...] = (Source(name="scenes"),)
+    augment: Augment | None = None
     collate: CollateConfig | None = None
     objective: ObjectiveConfig | None = None
     store: Store | None = None

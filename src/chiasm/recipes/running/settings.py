@@ -66,7 +66,7 @@ def changed(run: Run, change: str) -> Run:
         at = _place(holder, last, path)
         holder[at] = value
     elif last not in known:
-        raise _unknown(path, last, known)
+        raise _unknown(path, last, known, kind)
     else:
         holder[last] = _shorthand(kind, last, value)
     return _typed(tree, path, text)
@@ -157,10 +157,13 @@ def _class(owner: Any, holder: dict[str, Any]) -> Any:
     return by_name.get(holder.get("type", ""), owner)
 
 
-def _unknown(path: str, key: str, known: list[str]) -> ConfigError:
+def _unknown(path: str, key: str, known: list[str], kind: Any) -> ConfigError:
     known = [name for name in known if name != "type"]
     if not known:
-        return ConfigError("setting_unknown", f"no setting {path!r}: {key!r} stands in a part that has none")
+        what = f"no setting {path!r}: {key!r} stands in a part that has none"
+        kinds = [made.__name__ for made in choices_of(kind)]
+        hint = f"--set {path.rpartition('.')[0]}={kinds[0]} before it" if kinds else None
+        return ConfigError("setting_unknown", what, hint=hint)
     near = ".".join([*path.split(".")[:-1], nearest(key, known)])
     return ConfigError("setting_unknown", f"no setting {path!r}; the nearest is {near!r}", hint=f"--set {near}=…")
 

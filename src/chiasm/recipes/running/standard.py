@@ -164,6 +164,11 @@ def _loader(run: Run, model: Model, out: Path, world: World, tell: Tell) -> tupl
             model.module, model.processor, folder, limit_bytes=limit, dtype=run.store.dtype, tell=tell
         )
 
+    augment = run.augment
+    if features is not None and augment is not None:
+        tell("augmentation is off: the tower is frozen and its features are stored; to augment: --set store=null")
+        augment = None
+
     def report(bad: BadRow) -> None:
         tell(f"left out {bad.place}: {bad.code}: {bad.reason}")
 
@@ -178,6 +183,7 @@ def _loader(run: Run, model: Model, out: Path, world: World, tell: Tell) -> tupl
         report=report,
         rank=world.rank,
         world=world.size,
+        augment=augment,
     )
     return loader, features
 
