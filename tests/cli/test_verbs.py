@@ -205,7 +205,11 @@ def test_exit_codes_of_the_program(tiny_folder: Make, picture: Path) -> None:
     assert bad.returncode == 1 and json.loads(bad.stdout)["error"]["code"] == "picture_missing"
     assert bad.stderr.startswith("error[picture_missing]") and len(bad.stderr.splitlines()) == 1
     wrong = run("frobnicate")
-    assert wrong.returncode == 2 and wrong.stderr.startswith("error[usage]") and "--help" in wrong.stderr
+    assert (
+        wrong.returncode == 2
+        and wrong.stderr.startswith("error[usage]: no verb 'frobnicate'")
+        and "--help" in wrong.stderr
+    )
     assert run().returncode == 0 and "ask" in run("--help").stdout
     assert run("--version").stdout.strip()
 

@@ -33,15 +33,21 @@ def siglip() -> Any:
     return transformers.SiglipModel(transformers.SiglipConfig(vision_config=VISION, text_config=text))
 
 
-def llava(**more: Any) -> Any:
-    vision, text = transformers.CLIPVisionConfig(**VISION), transformers.LlamaConfig(**GROUPED)
-    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=98, **more)
+def llava(tied: bool = False, nested: bool = False, **more: Any) -> Any:
+    vision = transformers.CLIPVisionConfig(**VISION)
+    text = transformers.LlamaConfig(**GROUPED, tie_word_embeddings=nested)
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=98, tie_word_embeddings=tied, **more
+    )
     return transformers.LlavaForConditionalGeneration(config)
 
 
-def llava_next() -> Any:
-    vision, text = transformers.CLIPVisionConfig(**VISION), transformers.MistralConfig(**GROUPED)
-    config = transformers.LlavaNextConfig(vision_config=vision, text_config=text, image_token_index=98)
+def llava_next(tied: bool = False, nested: bool = False) -> Any:
+    vision = transformers.CLIPVisionConfig(**VISION)
+    text = transformers.MistralConfig(**GROUPED, tie_word_embeddings=nested)
+    config = transformers.LlavaNextConfig(
+        vision_config=vision, text_config=text, image_token_index=98, tie_word_embeddings=tied
+    )
     return transformers.LlavaNextForConditionalGeneration(config)
 
 
@@ -305,6 +311,15 @@ def test_a_tied_head_that_a_file_repeats(tmp_path: Path) -> None:
     save_state(tmp_path, {**state, "lm_head.weight": torch.randn(99, 32)})
     with pytest.raises(CheckpointError, match="tensor_untied"):
         load_state(module, open_checkpoint(tmp_path), llama.table(ours))
+
+
+@pytest.mark.parametrize("whole", [llava, llava_next])
+@pytest.mark.parametrize(("tied", "nested"), [(True, False), (False, True), (True, True)])
+def test_who_decides_that_the_output_layer_is_tied(whole: Any, tied: bool, nested: bool) -> None:
+    reference = whole(tied, nested)
+    together = reference.get_output_embeddings().weight is reference.get_input_embeddings().weight
+    stored = reference.config.to_dict()
+    assert layout_for(stored).config_from(stored).language.tie_embeddings == together
 
 
 @pytest.mark.parametrize("prefix", ["", "bert."])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from chiasm.cli.output import DONE, FAILED, INTERRUPTED, USAGE, UsageError, one_line, report
 from chiasm.core.errors import ChiasmError
+from chiasm.core.spelling import nearest
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -84,6 +85,9 @@ def _hinted(error: ChiasmError, argv: list[str]) -> ChiasmError:
 def _run(argv: list[str]) -> int:
     from cyclopts import CycloptsError
 
+    if argv[0] not in VERBS and not argv[0].startswith("-"):
+        close = f"chiasm {nearest(argv[0], VERBS)} --help"
+        raise UsageError(f"no verb {argv[0]!r}; there are {', '.join(VERBS)}", hint=close)
     app = build_app()
     try:
         command, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)

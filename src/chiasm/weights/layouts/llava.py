@@ -82,8 +82,9 @@ def common(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError("config_variant", f"config.json: vision_feature_layer is {layer!r}; known: one layer")
     vision = towers.vision_config(fields.part("vision_config") or TOWER, "clip_vision_model")
     language = decoder_config(fields.part("text_config"), "text_config")
-    if fields.flag("tie_word_embeddings"):
-        language = replace(language, tie_embeddings=True)
+    # as the reference: either part of the config ties LLaVA's output layer, only the whole ties LLaVA-NeXT's
+    nested = language.tie_embeddings and config.get("model_type") != "llava_next"
+    language = replace(language, tie_embeddings=nested or fields.flag("tie_word_embeddings"))
     keep = fields.get("vision_feature_select_strategy") == "full"
     if not vision.class_token and not keep:
         raise ConfigError(
