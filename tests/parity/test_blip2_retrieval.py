@@ -52,7 +52,7 @@ def test_contrast_and_matching_agree(pair) -> None:
     )
     assert (ours - similar.logits_per_image).abs().max() <= ATOL
     scores = model.module.match_scores(
-        model.module.encode_images(batch.pixel_values), batch.input_ids, batch.attention_mask
+        model.module.visual_features(batch.pixel_values), batch.input_ids, batch.attention_mask
     )
     assert (scores - matched.logits_per_image).abs().max() <= ATOL
     (similar.logits_per_image.square().sum() + matched.logits_per_image.square().sum()).backward()
@@ -110,7 +110,7 @@ def test_one_pass_with_separate_masks_equals_two_passes() -> None:
     model = chiasm.new("blip2_retrieval")
     batch = model.processor.pairs([picture(1), picture(2)], TEXTS[:2])
     with torch.no_grad():
-        features = model.module.encode_images(batch.pixel_values)
+        features = model.module.visual_features(batch.pixel_values)
         connector = model.module.connector
         queries, text = connector.states(features, batch.input_ids, batch.attention_mask, kind="separate")
         alone, _ = connector.states(features)
@@ -123,7 +123,7 @@ def test_captions_are_causal_and_begin_alike() -> None:
     model = chiasm.new("blip2_retrieval")
     batch = model.processor.pairs([picture(1)], ["two dogs on the grass"])
     with torch.no_grad():
-        features = model.module.encode_images(batch.pixel_values)
+        features = model.module.visual_features(batch.pixel_values)
         whole = model.module.caption_logits(features, batch.input_ids, None)
         for stop in range(1, batch.input_ids.shape[1]):
             part = model.module.caption_logits(features, batch.input_ids[:, :stop], None)

@@ -85,8 +85,7 @@ class GridResampler(nn.Module):
         places = resize_grid(self.pos_embed, (grid, grid), (side, side)).to(x.dtype)
         x = self.norm_context(self.kv_proj(x))
         queries = (self.norm_queries(self.queries) + self.pos_embed.to(x.dtype)).expand(len(x), -1, -1)
-        keys, values = self.attn.project(x + places)[0], self.attn.project(x)[1]
-        return self.proj(self.norm_post(self.attn(queries, projected=(keys, values))))
+        return self.proj(self.norm_post(self.attn(queries, projected=self.attn.project(x + places, x))))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

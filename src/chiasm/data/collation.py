@@ -82,9 +82,13 @@ class Pairs(CollateConfig):
     def build(self, processor: Any) -> Collate:
         def collate(samples: Sequence[Sample]) -> Batch:
             images = processor.images([picture(sample) for sample in samples])
-            texts = processor.texts([caption(sample) for sample in samples], truncate=self.truncate)
+            texts = processor.captions([caption(sample) for sample in samples], truncate=self.truncate)
             return replace(
-                images, input_ids=texts.input_ids, attention_mask=texts.attention_mask, prompts=texts.prompts
+                texts,
+                pixel_values=images.pixel_values,
+                plans=images.plans,
+                features=images.features,
+                picture_keys=images.picture_keys,
             )
 
         return collate

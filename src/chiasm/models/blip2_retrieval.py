@@ -88,7 +88,7 @@ class Blip2Retrieval(nn.Module):
         if self.temperature is not None:
             nn.init.constant_(self.temperature, self.config.temperature)
 
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+    def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """(I, 3, h, w) pixels → (I, P, D) features of the frozen tower."""
         return self.config.reading.read(self.vision, pixels)
 
@@ -99,7 +99,7 @@ class Blip2Retrieval(nn.Module):
 
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """(I, 3, h, w) → (I, Q·E), L2-normalised."""
-        vectors = self.project_images(self.encode_images(pixels))
+        vectors = self.project_images(self.visual_features(pixels))
         return vectors.flatten(1) * self.config.connector.num_queries**-0.5
 
     def embed_texts(self, ids: torch.Tensor, attend: torch.Tensor | None = None) -> torch.Tensor:
@@ -112,7 +112,19 @@ class Blip2Retrieval(nn.Module):
         queries = self.config.connector.num_queries
         vectors = images.unflatten(1, (queries, -1)) * queries**0.5
         best = (vectors @ texts.T).amax(1)
-        return best if self.temperature is None else best / self.temperature
+        return best if self.temperature is None else best * self.similarity_scale
+
+    @property
+    def similarity_scale(self) -> torch.Tensor:
+        """What similarities are multiplied by, where it is learned."""
+        assert self.temperature is not None
+        return 1 / self.temperature
+
+    def bound_scale(self) -> None:
+        """Keep the temperature in the range that published training allows."""
+        if self.temperature is not None:
+            with torch.no_grad():
+                self.temperature.clamp_(0.001, 0.5)
 
     def match_scores(self, features: torch.Tensor, ids: torch.Tensor, attend: torch.Tensor | None) -> torch.Tensor:
         """(B, 2) scores of "doesn't belong" and "belongs", for (B, P, D) features and (B, T) texts."""
@@ -122,7 +134,7 @@ class Blip2Retrieval(nn.Module):
     def match_logits(self, batch: Batch) -> torch.Tensor:
         """(B,) log-odds that each row's picture and text belong together."""
         assert batch.pixel_values is not None and batch.input_ids is not None
-        scores = self.match_scores(self.encode_images(batch.pixel_values), batch.input_ids, batch.attention_mask)
+        scores = self.match_scores(self.visual_features(batch.pixel_values), batch.input_ids, batch.attention_mask)
         return scores[:, 1] - scores[:, 0]
 
     def caption_logits(self, features: torch.Tensor, ids: torch.Tensor, attend: torch.Tensor | None) -> torch.Tensor:
@@ -141,7 +153,7 @@ class Blip2Retrieval(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Everything the heads say of a batch of pairs, in a row: (B, 2) matching, then (B·T·V) captions."""
         assert batch.pixel_values is not None and batch.input_ids is not None
-        features = self.encode_images(batch.pixel_values)
+        features = self.visual_features(batch.pixel_values)
         parts = [self.match_scores(features, batch.input_ids, batch.attention_mask).flatten()]
         if self.lm_head is not None:
             parts.append(self.caption_logits(features, batch.input_ids, batch.attention_mask).flatten())

@@ -13,6 +13,7 @@ from chiasm.connectors.mean_query_pool import MeanQueryPoolConfig
 from chiasm.fusion.routed_weights import PartialLoraDecoderConfig
 from chiasm.language.decoder import DecoderConfig
 from chiasm.language.mixture import MixtureDecoderConfig
+from chiasm.language.querying import QueryDecoderConfig
 from chiasm.language.text import TextEncoderConfig
 from chiasm.nn.mla import LatentShape
 from chiasm.nn.positions import MultimodalRotaryConfig
@@ -40,6 +41,8 @@ def shrink(config: Any) -> Any:
         small = replace(small, embed_dim=joint)
         if isinstance(small.vision, ModifiedResNetConfig):
             small = replace(small, vision=replace(small.vision, output_dim=joint))
+    if isinstance(getattr(small, "language", None), QueryDecoderConfig):
+        small = replace(small, language=replace(small.language, context_dim=small.vision.hidden_dim))
     if hasattr(small, "connector"):
         small = replace(small, connector=_connector(config, small))
     return small

@@ -89,10 +89,18 @@ class Attention(nn.Module):
         self.inner_norm = nn.Identity() if eps is None else nn.LayerNorm(inner, eps=eps)
         self.o_proj = nn.Linear(inner, config.output_dim or config.hidden_dim, bias=config.out_bias)
 
-    def project(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of a stream, two tensors (B, K, S, C), for `forward` to attend to any number of times."""
+    def project(self, context: torch.Tensor, values: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a stream, for `forward` to attend to any number of times.
+
+        Args:
+            context: (B, S, context_dim).
+            values: (B, S, context_dim), what values are made of where it differs from keys; None = `context`.
+
+        Returns:
+            Two tensors (B, K, S, C).
+        """
         keys = self._normed(self.k_proj(context), self.k_norm, self.num_kv_heads)
-        return keys, self._heads(self.v_proj(context), self.num_kv_heads)
+        return keys, self._heads(self.v_proj(context if values is None else values), self.num_kv_heads)
 
     def forward(
         self,

@@ -1,4 +1,5 @@
-"""BLIP-2's first-stage losses on a Q-Former (Li et al. 2023, §3.2): contrast, matching, captioning, in equal parts.
+"""BLIP-2's first-stage losses on a Q-Former (Li et al. 2023, §3.2): contrast, matching, captioning, in equal parts;
+InternVL's second stage has the same three on QLLaMA (Chen et al. 2023, §3.3).
 
 Contrast: cross-entropy over the batch's pairs, labels smoothed by 0.1, a pair's similarity being its best query's. No
 momentum, no queue. Matching: each pair, and for each a hard negative picture and a hard negative text drawn in
@@ -53,10 +54,12 @@ class QueryingObjective(nn.Module):
             features = batch.features
         else:
             assert batch.pixel_values is not None
-            features = module.encode_images(batch.pixel_values)
-        texts = module.embed_texts(ids, attend)
+            features = module.visual_features(batch.pixel_values)
+        # a family may embed a text in other words than it matches and writes
+        summarised = batch.instruction_ids is not None
+        texts = module.embed_texts(*((batch.instruction_ids, batch.instruction_mask) if summarised else (ids, attend)))
         vectors = module.project_images(features)  # (B, Q, E)
-        similar = torch.einsum("iqe,te->itq", vectors, texts).amax(-1) / module.temperature
+        similar = torch.einsum("iqe,te->itq", vectors, texts).amax(-1) * module.similarity_scale
         contrast = contrast_loss(similar, self.config.smoothing)
         matching = self._matching(module, features, ids, attend, similar.detach())
         words = module.caption_logits(features, ids, attend)
@@ -66,9 +69,8 @@ class QueryingObjective(nn.Module):
         return {"loss": total, "contrast": contrast, "matching": matching, "captioning": captioning}
 
     def after_step(self, module: Any, step: int) -> None:
-        """Keep the temperature in the range that published training allows."""
-        with torch.no_grad():
-            module.temperature.clamp_(0.001, 0.5)
+        """Keep the similarity's scale in the range that published training allows."""
+        module.bound_scale()
 
     @staticmethod
     def _matching(

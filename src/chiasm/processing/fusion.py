@@ -72,7 +72,7 @@ class FusionProcessor(DualProcessor):
         """
         if len(images) != len(texts):
             raise PromptError("pair_count", f"{len(images)} pictures, {len(texts)} texts; pairs need as many of each")
-        batch = self.texts(texts, truncate=truncate)
+        batch = self.captions(texts, truncate=truncate)
         given = [list(item) if isinstance(item, (list, tuple)) else [item] for item in images]
         for row, group in enumerate(given):
             self._count(len(group), row)

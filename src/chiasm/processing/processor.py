@@ -269,6 +269,11 @@ class DualProcessor:
         self.context_length, self.pad_to_context = context_length, pad_to_context
         self.settings = dict(settings or {})
 
+    @property
+    def wrapping(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids before and after every text."""
+        return self.tokenizer.wrapping
+
     def texts(self, texts: str | Sequence[str], *, truncate: bool = False) -> Batch:
         """Turn texts into model inputs.
 
@@ -288,7 +293,7 @@ class DualProcessor:
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise PromptError("nothing_to_embed", "0 texts given, at least 1 needed")
-        before, after = self.tokenizer.wrapping
+        before, after = self.wrapping
         room = self.context_length - len(before) - len(after)
         rows = []
         for index, text in enumerate(texts):
@@ -305,6 +310,10 @@ class DualProcessor:
             ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
             mask[index, : len(row)] = True
         return Batch(input_ids=ids, attention_mask=None if self.pad_to_context else mask, prompts=tuple(texts))
+
+    def captions(self, texts: str | Sequence[str], *, truncate: bool = False) -> Batch:
+        """Texts that are learned or judged beside their pictures; usually as they are embedded, see `texts`."""
+        return self.texts(texts, truncate=truncate)
 
     def images(self, images: Any) -> Batch:
         """Turn pictures into model inputs.

@@ -32,6 +32,7 @@ NAMES = (
     "qwen2_vl",
     "qwen2_5_vl",
     "internvl",
+    "internvl_g",
     "internvl_chat",
     "kimi_vl",
     "molmo",
@@ -76,6 +77,8 @@ def layout_for(config: Mapping[str, Any]) -> Layout:
         kind = "open_clip_coca"
     if kind == "blip-2" and "Blip2ForImageTextRetrieval" in (config.get("architectures") or ()):
         kind = "blip-2-retrieval"
+    if kind == "internvl" and "qllama_config" in config:  # the first InternVL came before transformers' of that name
+        kind = "internvl_g"
     if kind == "internvl_chat":  # the same files but for the language model's names
         kind = f"internvl_chat_{(config.get('llm_config') or {}).get('model_type', 'llama')}"
     found = next((layout for layout in every if kind in layout.model_types), None)
