@@ -158,9 +158,9 @@ def c_table(config: InternVLCConfig) -> Table:
     scales = [Rename(f"{block}ls{n}.gamma", f"{block}scale{n}") for n in (1, 2)]
     norms = [Rename(f"{block}attn.{n}_norm.weight", f"{block}attn.{n}_norm.weight") for n in "qk"]
     language = [
-        replace(rule, theirs=rule.theirs.removeprefix("model."))  # type: ignore[attr-defined]
+        Rename(rule.theirs.removeprefix("model."), rule.ours)
         for rule in llama.decoder_rules(config.language)
-        if rule.patterns("theirs")[0].startswith("model.")
+        if isinstance(rule, Rename) and rule.theirs.startswith("model.")
     ]
     return Table(
         (
