@@ -15,23 +15,27 @@ import chiasm
 from chiasm.core.batch import Batch, ImageSpan
 from chiasm.core.errors import PromptError
 from chiasm.fusion.gated_cross_attention import NONE, Gallery, picture_slots, visible_pictures, within_texts
+from chiasm.models import flamingo
+from chiasm.models.assembly import Parts
+from chiasm.models.model import Model
+from chiasm.weights.load import initialise
 
 END = 9  # the id that ends a document in these layouts
 
 
 @st.composite
 def layouts(draw):
-    """Rows of words, pictures and document ends; with the spans in reading order."""
-    rows = draw(st.lists(st.lists(st.sampled_from("wwwpe"), min_size=1, max_size=14), min_size=1, max_size=4))
+    """Rows of words, pictures, videos and document ends; with the spans in reading order."""
+    rows = draw(st.lists(st.lists(st.sampled_from("wwwpve"), min_size=1, max_size=14), min_size=1, max_size=4))
     length = max(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     spans = []
     for row, items in enumerate(rows):
         start = length - len(items)
         for at, item in enumerate(items, start):
-            if item == "p":
+            if item in "pv":  # a video is one medium, however many frames it has
                 spans.append(ImageSpan(row, at, at + 1))
-            ids[row, at] = {"w": 1, "p": 2, "e": END}[item]
+            ids[row, at] = {"w": 1, "p": 2, "v": 2, "e": END}[item]
     return ids, spans
 
 
@@ -219,7 +223,71 @@ def test_a_picture_beyond_the_last_slot_is_named(model) -> None:
         model.module(dataclasses.replace(batch, spans=batch.spans[:1], plans=batch.plans))
 
 
-def test_videos_are_refused_where_the_family_takes_none(model) -> None:
-    film = {"type": "video", "video": [picture(1), picture(2)], "fps": 1.0}
-    with pytest.raises(PromptError, match="video"):
-        model.processor([[{"role": "user", "content": [film, {"type": "text", "text": "what?"}]}]])
+def film(*seeds: int) -> dict:
+    return {"type": "video", "video": [picture(seed) for seed in seeds], "fps": 1.0}
+
+
+def test_videos_are_refused_where_the_family_takes_none() -> None:
+    for model in (chiasm.new("idefics"), without_times()):
+        with pytest.raises(PromptError, match="this model takes 0 videos"):
+            model.processor([[{"role": "user", "content": [film(1, 2), {"type": "text", "text": "what?"}]}]])
+
+
+def without_times() -> Model:
+    """OpenFlamingo as it is published: its resampler has learned no times."""
+    config, _ = flamingo.tiny()
+    config = dataclasses.replace(config, connector=dataclasses.replace(config.connector, max_frames=0))
+    processor = flamingo.processor(config, Parts(flamingo.tiny_tokenizer("opt", controls=(flamingo.END,))))
+    return Model(initialise(config), processor, flamingo.FAMILY, config)
+
+
+def test_pictures_videos_and_text_in_any_order_are_one_medium_each() -> None:
+    model = chiasm.new("flamingo")
+    opened(model)
+    content = [
+        {"type": "text", "text": "first"}, film(1, 2, 3), {"type": "text", "text": "then"},
+        {"type": "image", "image": picture(4)}, {"type": "text", "text": "and"}, film(5), {"type": "text", "text": "?"},
+    ]  # fmt: skip
+    batch = model.processor([[{"role": "user", "content": content}], talk(6, "so")])
+    assert [len(plan.crops) for plan in batch.plans] == [3, 1, 1, 1]
+    assert [plan.seconds for plan in batch.plans] == [(0.0, 1.0, 2.0), (), (0.0,), ()]
+    assert [span.stop - span.start for span in batch.spans] == [1, 1, 1, 1]
+    seen = visible_pictures(batch.spans, batch.input_ids)
+    assert seen.tolist() == brute(batch.input_ids, batch.spans, None)
+    with torch.no_grad():
+        media = model.module.encode_images(batch.pixel_values, list(batch.plans))
+        resampler, features = model.module.connector, model.module.visual_features(batch.pixel_values[:3])
+        times = resampler.frame_embed[:3, None]
+        joined = (features + times).flatten(0, 1)  # A.1.1: all frames' features in one sequence, each with its time
+        plain = dataclasses.replace(model.config.connector, max_frames=0).build()
+        plain.load_state_dict(resampler.state_dict(), strict=False)
+        assert (media[0] - plain(joined[None])[0]).abs().max() <= 1e-5
+        assert (media[2] - model.module.encode_images(batch.pixel_values[4:5], [batch.plans[1]])[0]).abs().max() <= 1e-5
+        order = batch.pixel_values.clone()
+        order[[0, 1]] = order[[1, 0]]
+        assert (model.module.encode_images(order, list(batch.plans))[0] - media[0]).abs().max() > 1e-4
+    replies = model.generate([[{"role": "user", "content": content}], talk(6, "so")], max_new_tokens=4)
+    alone = model.generate([[{"role": "user", "content": content}]], max_new_tokens=4)[0]
+    assert replies[0].token_ids == alone.token_ids and len(model.inspect(content_of(content)).crops[0]) == 3
+
+
+def content_of(content: list[dict]) -> list[dict]:
+    return [{"role": "user", "content": content}]
+
+
+def test_more_frames_than_were_learned_lie_between_the_learned_times() -> None:
+    resampler = flamingo.tiny()[0].connector.build()
+    resampler.init_weights()
+    learned, many = resampler.frame_embed, resampler.moments(7)
+    assert torch.equal(resampler.moments(3), learned[:3])
+    for at in range(7):  # 4 learned moments stretched over 7
+        place = at * 3 / 6
+        low = min(int(place), 2)
+        between = learned[low] + (place - low) * (learned[low + 1] - learned[low])
+        assert (many[at] - between).abs().max() <= 1e-6
+
+
+def test_a_file_is_sampled_once_a_second_and_never_beyond_what_was_learned() -> None:
+    sampling = chiasm.new("flamingo").processor.video.sampling
+    times = [at / 25 for at in range(25 * 60)]
+    assert len(sampling.choose(times, [])) == 4 and len(sampling.choose(times[:50], [])) == 2

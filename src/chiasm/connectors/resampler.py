@@ -95,6 +95,15 @@ class Resampler(nn.Module):
         if self.frame_embed is not None:
             nn.init.normal_(self.frame_embed)
 
+    def moments(self, frames: int) -> torch.Tensor:
+        """(frames, D) time embeddings; more frames than were learned lie between the learned ones (A.1.1)."""
+        assert self.frame_embed is not None
+        learned = self.frame_embed
+        if frames <= len(learned):
+            return learned[:frames]
+        line = learned.T[None]  # (1, D, learned)
+        return nn.functional.interpolate(line, size=frames, mode="linear", align_corners=True)[0].T.to(learned.dtype)
+
     def forward(self, x: torch.Tensor, attend: torch.Tensor | None = None) -> torch.Tensor:
         """Resample.
 
@@ -107,7 +116,7 @@ class Resampler(nn.Module):
         """
         if x.ndim == 4:
             if self.frame_embed is not None:
-                x = x + self.frame_embed[: x.shape[1], None]
+                x = x + self.moments(x.shape[1])[:, None]
             x = x.flatten(1, 2)
         elif self.frame_embed is not None:
             x = x + self.frame_embed[0]

@@ -73,7 +73,7 @@ class _RoutedAttention(Attention):
         q, k, v = self.queries_keys_values(x, route)
         q, k, v = self._heads(q, self.num_heads), self._heads(k, self.num_kv_heads), self._heads(v, self.num_kv_heads)
         if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+            q, k = rotate(q, rotary[:2]), rotate(k, rotary[-2:])
         if cache is not None:
             k, v = cache.append(layer, k, v)
         return self.output(self._attend(q, k, v, mask).transpose(1, 2).flatten(2), route)

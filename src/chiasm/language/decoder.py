@@ -18,13 +18,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from chiasm.nn.additive_positions import LearnedPositionsConfig, SinusoidPositionsConfig
-from chiasm.nn.attention import AttentionConfig, QKNormConfig
+from chiasm.nn.attention import AttentionConfig, QKNormConfig, Rotary
 from chiasm.nn.blocks import Block, BlockConfig, ParallelBlock
 from chiasm.nn.cache import Cache
 from chiasm.nn.masks import AttentionMask, attention_mask, biased
 from chiasm.nn.mlp import GatedMLPConfig, MLPConfig
 from chiasm.nn.position_bias import AlibiConfig
-from chiasm.nn.positions import MultimodalRotaryConfig, RotaryConfig, multimodal_tables, rotary_tables
+from chiasm.nn.positions import (
+    MultimodalRotaryConfig,
+    RotaryConfig,
+    XPosConfig,
+    multimodal_tables,
+    rotary_tables,
+    xpos_tables,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,8 +220,11 @@ class Decoder(nn.Module):
         weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         return F.linear(hidden, weight)
 
-    def _rotary(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rotary(self, positions: torch.Tensor, dtype: torch.dtype) -> Rotary:
         frequencies = self._rotary_frequencies(positions.device)
+        if isinstance(self.config.rotary, XPosConfig):
+            fading = self.config.rotary.fading(self.config.rotary_width).to(positions.device)
+            return xpos_tables(positions, frequencies, fading, dtype)
         if positions.dim() == 2:
             return rotary_tables(positions, frequencies, dtype)
         assert isinstance(self.config.rotary, MultimodalRotaryConfig), "three positions a token need M-RoPE"

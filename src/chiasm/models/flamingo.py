@@ -2,7 +2,7 @@
 (Awadalla et al. 2023).
 
 A frozen tower, a Perceiver resampler (64 latents, six layers), gated cross-attention before every n-th layer of a
-frozen language model. Text and pictures may come in any order; a text token sees the last picture before it.
+frozen language model. Text, pictures and videos may come in any order; a text token sees the last of them before it.
 Flamingo: NFNet-F6 at 320 px, squared ReLU, time embeddings, Chinchilla. OpenFlamingo: CLIP's ViT-L/14, GELU, MPT.
 
 Departures: Chinchilla's relative positions are rotary here (there are no published weights), which saves one matrix a
@@ -22,9 +22,9 @@ from chiasm.fusion.gated_cross_attention import GatedCrossAttentionLM, GatesConf
 from chiasm.language.decoder import DecoderConfig
 from chiasm.models.assembly import Parts, clip_tower, picture_processor
 from chiasm.models.languages import chinchilla, mpt
-from chiasm.processing.interleaved import CHUNK_TEMPLATE, InterleavedProcessor
+from chiasm.processing.interleaved import CHUNK_TEMPLATE, FilmedPictures, InterleavedProcessor
 from chiasm.processing.miniature import tiny_tokenizer
-from chiasm.processing.resampled import ResampledPictures
+from chiasm.processing.video import FpsSampling, VideoReading
 from chiasm.vision.nfnet import NFNet, NFNetConfig, nfnet_f6
 from chiasm.vision.patches import FinalStates, PatchSelection
 from chiasm.vision.vit import ViT, ViTConfig
@@ -115,15 +115,18 @@ PRESETS = {
 
 
 def processor(config: FlamingoConfig, parts: Parts) -> InterleavedProcessor:
-    """A picture's place is one token."""
-    size = config.vision.image_size
+    """A picture's place is one token, and so is a video's, where the resampler has learned times (§2.1: 1 a second)."""
+    size, frames = config.vision.image_size, config.connector.max_frames
     pictures = picture_processor(parts, "CLIPImageProcessor", size)
+    slot = parts.tokenizer.id_to_token(config.image_token_id)
+    sampling = FpsSampling(fps=1.0, min_frames=1, max_frames=frames, multiple=1)
     return InterleavedProcessor(
         parts.tokenizer,
-        ResampledPictures.of(pictures, 1),
+        FilmedPictures.of(pictures, 1),
         END,
         template=parts.template or CHUNK_TEMPLATE,
-        image_token=parts.tokenizer.id_to_token(config.image_token_id),
+        image_token=slot,
+        video=VideoReading(sampling=sampling, token=slot) if frames else None,
         max_length=config.language.context_length,
         settings=parts.settings,
     )

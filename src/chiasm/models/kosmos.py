@@ -2,16 +2,15 @@
 Multimodal Large Language Models to the World").
 
 CLIP's ViT-L/14, all final states normalised and brought to length 1, one attention of 64 latents, and a Magneto decoder
-(norms inside attention and MLP, embeddings times √D) with a picture between `<image>` and `</image>`. Kosmos-2 writes
-where things are as `<object><patch_index_0044><patch_index_0863></object>`: the bins of a 32×32 grid that hold a box's
-corners.
-
-Departure: Kosmos-1's xPos is the sinusoid of the published Kosmos-2 here (there are no published weights).
+(norms inside attention and MLP, embeddings times √D) with a picture between `<image>` and `</image>`. Kosmos-1's
+positions are xPos, Kosmos-2's are sines and cosines, as in its published weights. Kosmos-2 writes where things are as
+`<object><patch_index_0044><patch_index_0863></object>`: the bins of a 32×32 grid that hold a box's corners.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,7 @@ from chiasm.language.decoder import DecoderConfig
 from chiasm.models.assembly import Parts, clip_tower, picture_processor
 from chiasm.models.languages import magneto
 from chiasm.nn.additive_positions import SinusoidPositionsConfig
+from chiasm.nn.positions import XPosConfig
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
 from chiasm.processing.resampled import ResampledPictures
@@ -65,14 +65,17 @@ class Kosmos(BridgedLM):
         return F.normalize(self.config.reading.read(self.vision, pixels), dim=-1)
 
 
-def _kosmos(vocab: int, slot: int) -> KosmosConfig:
+def _kosmos(vocab: int, slot: int, **positions: Any) -> KosmosConfig:
     vision = clip_tower(224)
-    language = magneto(vocab, 2048, 24, 32, mlp=8192, context=2048, positions=SinusoidPositionsConfig(offset=2))
+    language = magneto(vocab, 2048, 24, 32, mlp=8192, context=2048, **positions)
     connector = LatentAttentionConfig(input_dim=vision.hidden_dim, output_dim=language.hidden_dim)
     return KosmosConfig(vision=vision, connector=connector, language=language, image_token_id=slot)
 
 
-PRESETS = {"kosmos_1": _kosmos(64007, 4), "kosmos_2": _kosmos(65037, 4)}
+PRESETS = {
+    "kosmos_1": _kosmos(64007, 4, rotary=XPosConfig()),
+    "kosmos_2": _kosmos(65037, 4, positions=SinusoidPositionsConfig(offset=2)),
+}
 
 
 def processor(config: KosmosConfig, parts: Parts) -> Processor:

@@ -13,7 +13,8 @@ from chiasm.nn.masks import EVERYTHING, AttentionMask, Runs
 from chiasm.nn.norms import RMSNorm
 from chiasm.nn.positions import rotate
 
-Rotary = tuple[torch.Tensor, torch.Tensor]
+# tables for queries and keys alike, or (xPos) first for queries, then for keys
+Rotary = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +120,7 @@ class Attention(nn.Module):
             x: (B, Q, D), the queries' stream.
             context: (B, S, context_dim), the stream to attend to; None = x.
             mask: what may be attended to.
-            rotary: tables of `rotary_tables` for the Q positions.
+            rotary: tables of `rotary_tables` or `xpos_tables` for the Q positions.
             cache: where keys and values are kept; Q new ones are appended.
             layer: which layer of the cache this is.
             projected: what `project` made of the context; None = it is projected now.
@@ -130,7 +131,7 @@ class Attention(nn.Module):
         q = self._normed(self.q_proj(x), self.q_norm, self.num_heads)
         k, v = projected or self.project(x if context is None else context)
         if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+            q, k = rotate(q, rotary[:2]), rotate(k, rotary[-2:])
         if cache is not None:
             k, v = cache.append(layer, k, v)
         return self.o_proj(self.inner_norm(self._attend(q, k, v, mask).transpose(1, 2).flatten(2)))

@@ -69,6 +69,49 @@ class MultimodalRotaryConfig(RotaryConfig):
     sections: tuple[int, int, int] = (16, 24, 24)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class XPosConfig(RotaryConfig):
+    """xPos (Sun et al. 2022, "A Length-Extrapolatable Transformer", §3.3, eq. 12): rotary positions that fade.
+
+    A query at n is multiplied by ζ^(n/base), a key at m by ζ^(−m/base): their product fades with n − m, fast where the
+    rotation is fast. ζ of pair c is (2c/C + γ) / (1 + γ). Positions aren't centred, so that cached keys stay as they
+    are: at 2,048 tokens the factors lie within 1/150 and 150.
+
+    Departure: attention in blocks, which the paper adds for texts longer than the training's, isn't built.
+
+    Attributes:
+        scale_base: tokens after which pair c has faded to ζ.
+        gamma: γ.
+    """
+
+    scale_base: float = 512.0
+    gamma: float = 0.4
+
+    def fading(self, head_dim: int) -> torch.Tensor:
+        """(C/2,) float32, ln ζ per position."""
+        share = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+        return ((share + self.gamma) / (1 + self.gamma)).log() / self.scale_base
+
+
+def xpos_tables(
+    positions: torch.Tensor, frequencies: torch.Tensor, fading: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, ...]:
+    """Tables of xPos: as `rotary_tables`, first for queries, then for keys.
+
+    Args:
+        positions: (B, T) or (1, T) integer positions.
+        frequencies: (C/2,) radians per position.
+        fading: (C/2,) of `XPosConfig.fading`.
+        dtype: type of the tables.
+
+    Returns:
+        Four tensors (B, 1, T, C): cosines and signed sines of queries, of keys.
+    """
+    cos, sin = rotary_tables(positions, frequencies, torch.float32)
+    factor = (positions[:, None, :, None].float() * torch.cat((fading, fading))).exp()
+    return tuple((table * by).to(dtype) for by in (factor, 1 / factor) for table in (cos, sin))
+
+
 def rotary_tables(
     positions: torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,7 +173,7 @@ def _tables(angles: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, tor
     return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
 
-def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """Turn queries or keys by their positions.
 
     Args:
