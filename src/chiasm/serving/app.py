@@ -11,9 +11,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 
+import chiasm
 from chiasm.core.errors import CapabilityError
-from chiasm.serving import chat, exchange, faults, schemas, vectors
+from chiasm.serving import chat, documents, exchange, faults, messages, schemas, seeing, vectors
 from chiasm.serving.decoders import Decoders
+from chiasm.serving.description import describe
 from chiasm.serving.doors import Doors
 from chiasm.serving.faults import Fault, fault_of
 from chiasm.serving.fetching import Fetcher
@@ -24,8 +26,18 @@ from chiasm.serving.settings import Settings
 from chiasm.serving.work import Host, Refusal, Task
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": schemas.ErrorDocument, "description": "The request is refused."},
-    "5XX": {"model": schemas.ErrorDocument, "description": "The server can't answer."},
+    "4XX": {"model": documents.ErrorDocument, "description": "The request is refused."},
+    "5XX": {"model": documents.ErrorDocument, "description": "The server can't answer."},
+}
+_CHAT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": documents.ChatDocument,
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "The replies; with `stream`, events whose data are chunks.",
+    }
+}
+_HEALTH: dict[int | str, dict[str, Any]] = {
+    503: {"model": documents.HealthDocument, "description": "An engine makes no progress."}
 }
 
 
@@ -50,8 +62,8 @@ class Server:
         self.created = int(time.time())
         self._opening = 0
 
-    def host(self, name: str, capability: str) -> Host:
-        """The host of a model that can do something.
+    def host(self, name: str, capability: str | None = None) -> Host:
+        """The host of a model, which can do something.
 
         Raises:
             Fault: model_not_found, or capability_missing.
@@ -60,7 +72,7 @@ class Server:
         if host is None:
             what = f"no such model; this server has {', '.join(self.hosts)}"
             raise Fault(404, "model_not_found", what, "model")
-        if capability not in host.card.capabilities:
+        if capability is not None and capability not in host.card.capabilities:
             can = ", ".join(host.card.capabilities)
             raise fault_of(CapabilityError("capability_missing", f"{name} has no {capability}; it has {can}"), "model")
         return host
@@ -112,15 +124,18 @@ def create_app(hosts: Mapping[str, Host], settings: Settings) -> FastAPI:
         await asyncio.to_thread(server.close, 5.0)
 
     # No pages of documentation: FastAPI's load their scripts from elsewhere.
-    app = FastAPI(title="chiasm", docs_url=None, redoc_url=None, lifespan=life, responses=_FAILURES)
+    app = FastAPI(
+        title="chiasm", version=chiasm.__version__, openapi_url=None, docs_url=None, redoc_url=None, lifespan=life,
+        responses=_FAILURES,
+    )  # fmt: skip
     _add_models(app, server)
     _add_state(app, server)
     faults.install(app)
+    describe(app, guarded=settings.api_key is not None)
     paths: dict[str, Any] = app.openapi()["paths"]
     posting = frozenset(path for path, methods in paths.items() if "post" in methods)
     app.add_middleware(Doors, settings=settings, posting=posting)
-    routes = frozenset(paths) | {"/openapi.json"}
-    app.add_middleware(Measured, metrics=server.metrics, routes=routes)
+    app.add_middleware(Measured, metrics=server.metrics, routes=frozenset(paths))
     return app
 
 
@@ -133,15 +148,15 @@ def _add_models(app: FastAPI, server: Server) -> None:
 
         return await exchange.unless_gone(request, work())
 
-    @app.post("/v1/chat/completions", response_model=None, summary="Answer a conversation")
+    @app.post("/v1/chat/completions", response_model=None, responses=_CHAT, summary="Answer a conversation")
     async def complete(request: Request, asked: schemas.ChatRequest) -> Response:
         host = server.host(asked.model, "generate")
         chat.check(asked, server.settings)
         answer = chat.Completion(asked, host, server.settings, server.metrics)
 
         async def works() -> Any:
-            pictures = await server.pictures(chat.sources(asked))
-            return chat.works(asked, chat.conversation(asked, pictures), server.settings)
+            pictures = await server.pictures(messages.sources(asked.messages))
+            return chat.works(asked, messages.conversation(asked.messages, pictures), server.settings)
 
         async def whole() -> Response:
             return JSONResponse(await answer.whole(await works()))
@@ -152,17 +167,27 @@ def _add_models(app: FastAPI, server: Server) -> None:
 
         return await exchange.unless_gone(request, streamed() if asked.stream else whole())
 
-    @app.post("/v1/embeddings", response_model=schemas.EmbeddingDocument, summary="Embed texts and pictures")
+    @app.post("/v1/embeddings", response_model=documents.EmbeddingDocument, summary="Embed texts and pictures")
     async def embed(request: Request, asked: schemas.EmbeddingRequest) -> Any:
         host = server.host(asked.model, "embed")
 
         return await done(request, host, "embed", asked, vectors.embedding_sources(asked))
 
-    @app.post("/v1/classify", response_model=schemas.ClassifyDocument, summary="Rank labels for pictures")
+    @app.post("/v1/classify", response_model=documents.ClassifyDocument, summary="Rank labels for pictures")
     async def classify(request: Request, asked: schemas.ClassifyRequest) -> Any:
         host = server.host(asked.model, "embed")
 
         return await done(request, host, "classify", asked, vectors.classify_sources(asked))
+
+    @app.post("/v1/ground", response_model=documents.GroundDocument, summary="Find a phrase in a picture")
+    async def ground(request: Request, asked: schemas.GroundRequest) -> Any:
+        host = server.host(asked.model, "ground")
+        return await done(request, host, "ground", asked, seeing.ground_sources(asked))
+
+    @app.post("/v1/inspect", response_model=documents.InspectDocument, summary="Show what a model would see")
+    async def inspect(request: Request, asked: schemas.InspectRequest) -> Any:
+        host = server.host(asked.model)
+        return await done(request, host, "inspect", asked, messages.sources(asked.messages))
 
     def described(name: str, host: Host) -> dict[str, Any]:
         return {
@@ -173,11 +198,11 @@ def _add_models(app: FastAPI, server: Server) -> None:
             "capabilities": list(host.card.capabilities),
         }
 
-    @app.get("/v1/models", response_model=schemas.ModelDocument, summary="Every served model")
+    @app.get("/v1/models", response_model=documents.ModelDocument, summary="Every served model")
     async def models() -> Any:
         return {"object": "list", "data": [described(name, host) for name, host in server.hosts.items()]}
 
-    @app.get("/v1/models/{model:path}", response_model=schemas.ModelItem, summary="One served model")
+    @app.get("/v1/models/{model:path}", response_model=documents.ModelItem, summary="One served model")
     async def one_model(model: str) -> Any:
         if model not in server.hosts:
             raise Fault(404, "model_not_found", "no such model", "model")
@@ -192,7 +217,16 @@ def _add_state(app: FastAPI, server: Server) -> None:
     async def page() -> Response:
         return HTMLResponse(html, headers=guard)
 
-    @app.get("/health", response_model=None, summary="Whether the engines run and make progress")
+    @app.get("/openapi.json", response_model=dict[str, Any], summary="This description")
+    async def description() -> Any:
+        return JSONResponse(app.openapi())
+
+    @app.get(
+        "/health",
+        response_model=documents.HealthDocument,
+        responses=_HEALTH,
+        summary="Whether the engines run and make progress",
+    )
     async def health() -> Response:
         states = [host.health() for host in server.hosts.values()]
         well = all(state.alive for state in states)

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from chiasm.core.messages import Conversation, ImagePart, Message, TextPart, VideoPart
+from chiasm.core.messages import Conversation
 from chiasm.serving import exchange, schemas
 from chiasm.serving.faults import Fault, fault_of
 from chiasm.serving.metrics import Metrics
@@ -20,40 +20,6 @@ DEFAULT_TOKENS = 512
 _LOWEST = -9999.0  # what OpenAI gives for a probability of zero, which JSON can't hold
 
 
-def sources(request: schemas.ChatRequest) -> list[tuple[str, str]]:
-    """Every picture and frame of a request, in reading order: (address, its place in the request)."""
-    found = []
-    for i, message in enumerate(request.messages):
-        for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
-            where = f"messages[{i}].content[{j}]"
-            if isinstance(part, schemas.VideoPart):
-                found += [(frame, where) for frame in part.video]
-            elif not isinstance(part, schemas.TextPart):
-                found.append((part.source, where))
-    return found
-
-
-def conversation(request: schemas.ChatRequest, pictures: Sequence[Any]) -> Conversation:
-    """The request's messages around the pictures that the gate let in."""
-    left = iter(pictures)
-
-    def typed(part: Any) -> Any:
-        if isinstance(part, schemas.TextPart):
-            return TextPart(part.text)
-        if isinstance(part, schemas.VideoPart):
-            return VideoPart([next(left) for _ in part.video], part.fps)
-        return ImagePart(next(left))
-
-    messages = []
-    for message in request.messages:
-        role = "system" if message.role == "developer" else message.role
-        if isinstance(message.content, str):
-            messages.append(Message(role, (TextPart(message.content),)))
-        else:
-            messages.append(Message(role, tuple(typed(part) for part in message.content)))
-    return Conversation(tuple(messages))
-
-
 def check(request: schemas.ChatRequest, settings: Settings) -> None:
     """Refuse what can be told without a model.
 
@@ -62,6 +28,8 @@ def check(request: schemas.ChatRequest, settings: Settings) -> None:
     """
     if name := request.unsupported():
         raise Fault(400, "parameter_unsupported", f"{name} is not supported by this server", name)
+    if request.stream_options is not None and not request.stream:
+        raise Fault(400, "request_invalid", "stream_options without stream", "stream_options")
     wanted = request.max_completion_tokens or request.max_tokens
     if wanted is not None and wanted > settings.max_new_tokens:
         name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
@@ -100,7 +68,12 @@ class Completion:
 
     def __init__(self, request: schemas.ChatRequest, host: Host, settings: Settings, metrics: Metrics) -> None:
         self.request, self.host, self.settings, self.metrics = request, host, settings, metrics
-        self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.model}
+        self.head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.model,
+            "system_fingerprint": None,
+        }  # fmt: skip
+        options = request.stream_options
+        self.tells_usage = options is not None and bool(options.include_usage)
 
     async def whole(self, asked: Sequence[Chat]) -> dict[str, Any]:
         """The whole answer."""
@@ -139,7 +112,7 @@ class Completion:
                 yield _sse(fault_of(error).document())
                 return
         usage = self._usage(list(answers.values()))
-        if self.request.stream_options is not None and self.request.stream_options.include_usage:
+        if self.tells_usage:
             yield _sse({**self.head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
         yield b"data: [DONE]\n\n"
 
@@ -151,7 +124,8 @@ class Completion:
 
     def _chunk(self, index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> bytes:
         choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
-        return _sse({**self.head, "object": "chat.completion.chunk", "choices": [choice]})
+        usage = {"usage": None} if self.tells_usage else {}
+        return _sse({**self.head, "object": "chat.completion.chunk", "choices": [choice], **usage})
 
     def _usage(self, answers: Sequence[Answer]) -> dict[str, Any]:
         usages = [answer.reply.usage for answer in answers]

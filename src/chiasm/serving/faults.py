@@ -16,6 +16,7 @@ from chiasm.serving.work import Refusal
 log = logging.getLogger("chiasm.serving")
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error", 503: "server_error", 504: "server_error"}
+_MEMBERS = ("str", "list", "text_part", "none", "user", "system", "developer", "tool", "assistant")
 _OURS = {404: ("route_not_found", "no such route"), 405: ("method_not_allowed", "the route doesn't take this method")}
 # Only these speak of the request itself; any other failure's words may name files of this machine.
 _TELLING = (PictureError, PromptError, ConfigError, CapabilityError)
@@ -79,7 +80,7 @@ def place(path: tuple[Any, ...]) -> str | None:
     for step in path[1:]:
         if isinstance(step, int):
             text += f"[{step}]"
-        elif step.isidentifier() and step.islower() and step not in ("str", "list", "text_part"):
+        elif step.isidentifier() and step.islower() and step not in _MEMBERS:
             text += f".{step}" if text else step
     return text or None
 
@@ -95,7 +96,13 @@ def install(app: FastAPI) -> None:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return Fault(400, "body_malformed", "the body is not valid JSON").response()
-        where = place(tuple(first["loc"]))
+        loc = tuple(first["loc"])
+        if first["type"].startswith("union_tag"):  # the place is the field that tells the kinds apart
+            loc += (first["ctx"]["discriminator"].strip("'"),)
+        where = place(loc)
+        if first["type"] == "extra_forbidden":
+            what = f"{str(first['loc'][-1])[:64]!r} is not a parameter of this route"
+            return Fault(400, "parameter_unsupported", _without_surrogates(what), where).response()
         return Fault(400, "request_invalid", f"{where or 'the body'}: {first['msg'][:200]}", where).response()
 
     async def routing(request: Request, error: Exception) -> JSONResponse:

@@ -1,10 +1,15 @@
-"""Requests and answers of the HTTP interface, in OpenAI's shapes; unknown fields are ignored, known ones checked."""
+"""Requests of the HTTP interface, in OpenAI's shapes.
+
+A request's own fields are taken or refused by name, and a field that nobody knows is refused too: a parameter that is
+dropped in silence changes answers in silence. Inside messages, where clients echo whole answers back, the fields that
+say nothing are passed over.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 
 def _whole(text: str) -> str:
@@ -21,6 +26,10 @@ class _Given(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
 
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
 class TextPart(_Given):
     """Text."""
 
@@ -28,11 +37,25 @@ class TextPart(_Given):
     text: Text
 
 
+class RefusalPart(_Given):
+    """A refusal, in an answer that is given back."""
+
+    type: Literal["refusal"]
+    refusal: Text
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        return self.refusal
+
+
 class ImageUrl(_Given):
     """A picture's address."""
 
     url: str = Field(min_length=1, description="data:image/…;base64,… or, where the server allows it, an address")
-    detail: str | None = None
+    detail: Literal["auto", "low", "high", "original"] | None = Field(
+        default=None, description="taken and without effect: how a picture is cut up is the model's own"
+    )
 
 
 class ImageUrlPart(_Given):
@@ -67,31 +90,57 @@ class VideoPart(_Given):
     fps: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
 
 
-Part = Annotated[TextPart | ImageUrlPart | ImagePart | VideoPart, Field(discriminator="type")]
+Part = Annotated[TextPart | RefusalPart | ImageUrlPart | ImagePart | VideoPart, Field(discriminator="type")]
 StillPart = Annotated[TextPart | ImageUrlPart | ImagePart, Field(discriminator="type")]
 PicturePart = Annotated[ImageUrlPart | ImagePart, Field(discriminator="type")]
 
 
-class ChatMessage(_Given):
-    """One turn."""
+Parts = Annotated[list[Part], Field(max_length=1024)]
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[Part], Field(max_length=1024)]
+
+class GivenMessage(_Given):
+    """A turn of anyone but the assistant."""
+
+    role: Literal["system", "developer", "user", "tool"]
+    content: Text | Parts
+
+
+class AssistantMessage(_Given):
+    """A turn of the assistant, as its answer came or shorter."""
+
+    role: Literal["assistant"]
+    content: Text | Parts | None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    function_call: None = None
+    audio: None = None
+
+
+ChatMessage = Annotated[GivenMessage | AssistantMessage, Field(discriminator="role")]
 
 
 class StreamOptions(_Given):
     """What a stream tells besides text."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
+
+
+class JsonSchemaFormat(_Given):
+    """A schema that the reply must fit."""
+
+    name: Annotated[str, Field(max_length=256)] = "reply"
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
 
 
 class ResponseFormat(_Given):
     """The form of the reply."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchemaFormat | None = None
 
 
-class ChatRequest(_Given):
+class ChatRequest(_Asked):
     """A conversation to answer."""
 
     model: Name
@@ -102,7 +151,7 @@ class ChatRequest(_Given):
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     n: int | None = Field(default=None, ge=1, le=16)
     stop: Name | Annotated[list[Name], Field(max_length=16)] | None = None
-    seed: int | None = Field(default=None, ge=-(2**63), le=2**63)
+    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
@@ -110,32 +159,73 @@ class ChatRequest(_Given):
     response_format: ResponseFormat | None = None
     presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
-    tools: list[Any] | None = None
     logit_bias: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    store: bool | None = None
+    service_tier: str | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    web_search_options: Any = None
+    moderation: Any = None
+    user: str | None = Field(default=None, description="taken and without effect, as are the fields below")
+    safety_identifier: str | None = None
+    metadata: dict[str, Any] | None = None
+    prediction: Any = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
 
     def unsupported(self) -> str | None:
         """The first field that asks for what this server doesn't do."""
         asked = {
             "response_format": self.response_format is not None and self.response_format.type != "text",
             "tools": bool(self.tools),
+            "tool_choice": self.tool_choice not in (None, "none", "auto"),
+            "functions": bool(self.functions),
+            "function_call": self.function_call not in (None, "none", "auto"),
             "logit_bias": bool(self.logit_bias),
             "presence_penalty": bool(self.presence_penalty),
             "frequency_penalty": bool(self.frequency_penalty),
             "top_logprobs": bool(self.top_logprobs),
+            "modalities": self.modalities not in (None, [], ["text"]),
+            "audio": bool(self.audio),
+            "store": bool(self.store),
+            "service_tier": self.service_tier not in (None, "auto", "default"),
+            "reasoning_effort": self.reasoning_effort not in (None, "none"),
+            "verbosity": self.verbosity not in (None, "medium"),
+            "web_search_options": self.web_search_options is not None,
+            "moderation": self.moderation is not None,
         }
         return next((name for name, wanted in asked.items() if wanted), None)
 
 
-class EmbeddingRequest(_Given):
+class EmbeddingRequest(_Asked):
     """Texts and pictures to embed."""
 
     model: Name
     input: Text | StillPart | Annotated[list[Text | StillPart], Field(min_length=1, max_length=2048)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1, le=2**31)
+    user: str | None = Field(default=None, description="taken and without effect")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _no_ids(cls, value: Any) -> Any:
+        first = value[0] if isinstance(value, list) and value else None
+        if isinstance(first, (int, list)):
+            raise ValueError(
+                "token ids are another tokenizer's; send text (LangChain: check_embedding_ctx_length=False)"
+            )
+        return value
 
 
-class ClassifyRequest(_Given):
+class ClassifyRequest(_Asked):
     """Pictures to classify among labels."""
 
     model: Name
@@ -148,80 +238,16 @@ class ClassifyRequest(_Given):
     templates: list[Annotated[Text, Field(max_length=1024)]] | None = Field(default=None, min_length=1, max_length=128)
 
 
-class ErrorBody(BaseModel):
-    """What went wrong."""
+class GroundRequest(_Asked):
+    """A picture in which a phrase is to be found."""
 
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorDocument(BaseModel):
-    """A failure."""
-
-    error: ErrorBody
+    model: Name
+    input: Annotated[str, Field(min_length=1)] | PicturePart
+    phrase: Name
 
 
-class Usage(BaseModel):
-    """Token counts."""
+class InspectRequest(_Asked):
+    """A conversation to show as the model would see it."""
 
-    prompt_tokens: int
-    total_tokens: int
-    completion_tokens: int | None = None
-
-
-class EmbeddingItem(BaseModel):
-    """One vector: numbers, or their float32 bytes in base64."""
-
-    object: Literal["embedding"] = "embedding"
-    index: int
-    embedding: list[float] | str
-
-
-class EmbeddingDocument(BaseModel):
-    """Vectors in the order of the input."""
-
-    object: Literal["list"] = "list"
-    model: str
-    data: list[EmbeddingItem]
-    usage: Usage
-
-
-class LabelProbability(BaseModel):
-    """One label."""
-
-    label: str
-    probability: float
-
-
-class ClassifyItem(BaseModel):
-    """One picture's labels, the most probable first."""
-
-    index: int
-    labels: list[LabelProbability]
-
-
-class ClassifyDocument(BaseModel):
-    """Classified pictures in the order of the input."""
-
-    object: Literal["list"] = "list"
-    model: str
-    data: list[ClassifyItem]
-
-
-class ModelItem(BaseModel):
-    """One served model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
-    capabilities: list[str]
-
-
-class ModelDocument(BaseModel):
-    """Every served model."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelItem]
+    model: Name
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1024)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from chiasm.serving import vectors
+from chiasm.serving import seeing, vectors
 
 Work = Callable[[Any, Any, Sequence[Any]], dict[str, Any]]
 
@@ -25,4 +25,6 @@ def _written(work: Work) -> Callable[[Any, Any, Sequence[Any]], bytes]:
 TASKS: Mapping[str, Callable[[Any, Any, Sequence[Any]], bytes]] = {
     "embed": _written(vectors.embed),
     "classify": _written(vectors.classify),
+    "ground": _written(seeing.ground),
+    "inspect": _written(seeing.inspect),
 }
