@@ -26,7 +26,8 @@ import transformers
 
 from chiasm.core.batch import Batch, ImageSpan
 from chiasm.core.plan import Crop, ImagePlan
-from chiasm.generation.decoding import Limits, generate
+from chiasm.generation.decoding import generate
+from chiasm.generation.limits import Limits
 from chiasm.generation.sampling import Sampling
 from chiasm.language.decoder import Decoder
 from chiasm.nn.storage import column_major

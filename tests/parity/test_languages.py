@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from chiasm.core.batch import Batch
 from chiasm.fusion.seq2seq import SplicedSeq2Seq
 from chiasm.fusion.splice import SplicedLM
-from chiasm.generation.decoding import Limits, generate
+from chiasm.generation.decoding import generate
+from chiasm.generation.limits import Limits
 from chiasm.generation.sampling import Sampling
 from chiasm.language.encoder_decoder import EncoderDecoderConfig
 from chiasm.processing.miniature import tiny_tokenizer

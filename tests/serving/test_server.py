@@ -316,7 +316,7 @@ def test_leaving_a_stream_stops_it(narrow: tuple[Live, threading.Event]) -> None
         client.chat.completions.create(**{**CHAT, "max_tokens": 30}, stream=True) as stream,
     ):
         next(iter(stream))
-        (job,) = engine._active
+        (job,) = engine._writing.values()
         assert not job.cancelled.is_set()
     until(job.cancelled.is_set)
     go.set()

@@ -63,7 +63,7 @@ def serve(
         media_hosts=allow_media_host,
         media_folder=allow_local_media,
         max_queue=max_queue,
-        max_batch=1 if deterministic else max_batch,
+        max_batch=max_batch,
     )
     names: dict[str, str] = {}
     for source in (model, *more):
@@ -72,7 +72,12 @@ def serve(
         if name in names:
             raise ConfigError("model_twice", f"2 models are called {name!r}", hint="give the folders different names")
         names[name] = source
-    engine = {"max_queue": max_queue, "max_batch": settings.max_batch, "stall_seconds": settings.stall_seconds}
+    engine = {
+        "max_queue": max_queue,
+        "max_batch": settings.max_batch,
+        "stall_seconds": settings.stall_seconds,
+        "deterministic": deterministic,
+    }
     hosts = {}
     for name, source in names.items():
         note(f"loading {source}")

@@ -29,6 +29,73 @@ class Generative(Protocol):
         """Take one more token (B,) a sequence; return (B, V) logits of the one after it."""
 
 
+class Kept(Protocol):
+    """What a model remembers of a prompt's beginning."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+
+
+class OpenPrompt(Protocol):
+    """One prompt that is read in parts."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of it."""
+
+    @property
+    def read(self) -> int:
+        """How many of them are read."""
+
+    def keep(self) -> Kept:
+        """A copy of what is read so far, for a prompt that begins alike."""
+
+
+class Slots(Protocol):
+    """Running replies, one a row, without holes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held; none once every row has left."""
+
+    def admit(self, prompt: Any) -> None:
+        """A prompt that is read becomes the last row."""
+
+    def leave(self, row: int) -> None:
+        """Free a row; the last one moves into it."""
+
+
+@runtime_checkable
+class Slotted(Generative, Protocol):
+    """A module whose replies, of any length and age, may share one cache and one forward pass."""
+
+    def new_slots(self) -> Slots | None:
+        """An empty cache; None where this module can't share one after all."""
+
+    def pieces(self, batch: Batch) -> list[torch.Tensor]:
+        """`pixel_values` cut into one tensor a picture."""
+
+    def pictures(self, batch: Batch) -> list[torch.Tensor] | None:
+        """One (N, D) tensor a picture of a batch; None where it has none."""
+
+    def open_prompt(self, batch: Batch, pictures: Sequence[torch.Tensor | None], beginning: Any = None) -> OpenPrompt:
+        """Lay one conversation's prompt out; pictures within a kept beginning may be None."""
+
+    def read_prompt(self, prompt: Any, count: int) -> torch.Tensor | None:
+        """Read `count` more tokens; (1, V) logits of the token after the prompt once all of it is read."""
+
+    def write(self, token_ids: torch.Tensor, slots: Any, start: int, *, apart: bool = False) -> torch.Tensor:
+        """Take one more token (B,) for each of the rows from `start` on; (B, V) logits of the one after it.
+
+        Rows beyond the running ones are company. With `apart`, attention computes each row by itself.
+        """
+
+
 @runtime_checkable
 class HiddenStates(Protocol):
     """A module that writes text and gives its states before the output layer: scores only where they are needed."""

@@ -223,6 +223,10 @@ class GatedCrossAttentionLM(SplicedLM):
         state = GatedState(cache, attend, positions.amax(1, keepdim=True) + 1, gallery, last, {})
         return self.language.logits(hidden[:, -1]), state
 
+    def new_slots(self) -> None:
+        """None: each reply also looks at its own last picture."""
+        return None
+
     def decode(self, token_ids: torch.Tensor, state: SplicedState) -> torch.Tensor:
         """One more token: (B,) ids → (B, V) logits of the token after it; the state moves on in place."""
         assert isinstance(state, GatedState)

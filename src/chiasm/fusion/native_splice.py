@@ -44,6 +44,13 @@ class NativeSplicedLM(SplicedLM):
         pixels = pixels.to(self.language.embed_tokens.weight.dtype)
         return self.connect(self.vision(pixels, self.grids(plans)), plans)
 
+    def pieces(self, batch: Batch) -> list[torch.Tensor]:
+        """`pixel_values` (P, patch_dim) cut into one tensor a picture or video."""
+        assert batch.pixel_values is not None
+        return list(
+            batch.pixel_values.split([steps * rows * columns for steps, rows, columns in self.grids(batch.plans)])
+        )
+
     def connect(self, features: torch.Tensor, plans: list[ImagePlan] | tuple[ImagePlan, ...]) -> list[torch.Tensor]:
         """(P, D) features of the tower → one (N, D) tensor a picture; arguments as for `encode_images`."""
         return list(self.connector(features).split([plan.num_tokens for plan in plans]))

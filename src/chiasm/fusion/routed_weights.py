@@ -19,7 +19,7 @@ from torch import nn
 from chiasm.language.decoder import DecoderConfig
 from chiasm.nn.attention import Attention, AttentionConfig, Rotary
 from chiasm.nn.blocks import BlockConfig
-from chiasm.nn.cache import Cache
+from chiasm.nn.cache import AnyCache
 from chiasm.nn.masks import EVERYTHING, AttentionMask
 from chiasm.nn.mlp import GatedMLP, GatedMLPConfig
 from chiasm.nn.positions import rotate
@@ -65,7 +65,7 @@ class _RoutedAttention(Attention):
         *,
         mask: AttentionMask,
         rotary: Rotary | None,
-        cache: Cache | None,
+        cache: AnyCache | None,
         layer: int,
         route: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -193,7 +193,7 @@ class _RoutedBlock(nn.Module):
         *,
         mask: AttentionMask = EVERYTHING,
         rotary: Rotary | None = None,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         layer: int = 0,
         route: torch.Tensor | None = None,
     ) -> torch.Tensor:

@@ -109,6 +109,10 @@ class SplicedSeq2Seq(SplicedLM):
         start = batch.input_ids.new_full((rows,), self.language.config.start_id)
         return self.decode(start, state), state
 
+    def new_slots(self) -> None:
+        """None: each reply also reads its own prompt, whose length differs."""
+        return None
+
     def decode(self, token_ids: torch.Tensor, state: Seq2SeqState) -> torch.Tensor:  # type: ignore[override]
         """One more token: (B,) ids → (B, V) logits of the token after it; the state moves on in place."""
         hidden = self.language(token_ids[:, None], state.context, state.cache)

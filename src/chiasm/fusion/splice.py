@@ -16,10 +16,10 @@ from torch import nn
 from chiasm.core.batch import Batch, ImageSpan
 from chiasm.core.errors import PromptError
 from chiasm.core.plan import ImagePlan
-from chiasm.fusion.sharing import SharedBeginning, shared_beginning
+from chiasm.fusion.slots import Beginning, SplicedPrompt, SplicedSlots
 from chiasm.language.decoder import Decoder
 from chiasm.nn.cache import Cache
-from chiasm.nn.masks import packed_mask, real_tokens
+from chiasm.nn.masks import packed_mask, real_tokens, slot_mask
 
 
 @dataclass(slots=True)
@@ -89,18 +89,31 @@ class SplicedLM(nn.Module, ABC):
             PromptError: a picture's tokens don't fill its slot exactly.
         """
         assert batch.input_ids is not None
+        embeds, pictures = self.embed_text(batch), self.pictures(batch)
+        return embeds if pictures is None else splice(embeds, pictures, list(batch.spans))
+
+    def embed_text(self, batch: Batch) -> torch.Tensor:
+        """(B, T, D) embeddings of a batch's text; what stands in pictures' slots means nothing."""
+        assert batch.input_ids is not None
         slots = torch.zeros_like(batch.input_ids, dtype=torch.bool)
         for span in batch.spans:
             slots[span.row, span.start : span.stop] = True
         # a slot's own id may lie outside the vocabulary, and its embedding is replaced anyway
-        embeds = self.language.embed_tokens(batch.input_ids.masked_fill(slots, 0))
+        return self.language.embed_tokens(batch.input_ids.masked_fill(slots, 0))
+
+    def pictures(self, batch: Batch) -> list[torch.Tensor] | None:
+        """One (N, D) tensor a picture of a batch; None where it has none."""
+        dtype = self.language.embed_tokens.weight.dtype
         if batch.features is not None:
-            pictures = self.connect(batch.features.to(embeds.dtype), list(batch.plans))
-        elif batch.pixel_values is not None:
-            pictures = self.encode_images(batch.pixel_values, list(batch.plans))
-        else:
-            return embeds
-        return splice(embeds, pictures, list(batch.spans))
+            return self.connect(batch.features.to(dtype), list(batch.plans))
+        if batch.pixel_values is not None:
+            return self.encode_images(batch.pixel_values, list(batch.plans))
+        return None
+
+    def pieces(self, batch: Batch) -> list[torch.Tensor]:
+        """`pixel_values` cut into one tensor a picture."""
+        assert batch.pixel_values is not None
+        return list(batch.pixel_values.split([len(plan.crops) for plan in batch.plans]))
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Final hidden states; `logits` turns those that are needed into scores.
@@ -154,9 +167,6 @@ class SplicedLM(nn.Module, ABC):
         Returns:
             (B, V) logits of the next token, and the state to go on from.
         """
-        shared = shared_beginning(batch) if self._shares else None
-        if shared is not None:
-            return self._prefill_shared(shared, capacity)
         embeds = self.embed(batch)
         rows, length = embeds.shape[:2]
         cache = self.language.new_cache(rows, capacity)
@@ -170,26 +180,6 @@ class SplicedLM(nn.Module, ABC):
         last = positions.amax(0) if positions.dim() == 3 else positions
         state = SplicedState(cache, attend, last.amax(1, keepdim=True) + 1)
         return self.language.logits(hidden[:, -1]), state
-
-    @property
-    def _shares(self) -> bool:
-        """Whether keys of a beginning can't depend on what follows it: plain positions, no routed weights."""
-        own = type(self)
-        return own.positions is SplicedLM.positions and own.route is SplicedLM.route and own.hidden is SplicedLM.hidden
-
-    def _prefill_shared(self, shared: SharedBeginning, capacity: int) -> tuple[torch.Tensor, SplicedState]:
-        """As `prefill`, every different beginning read once."""
-        embeds = self.embed(shared.trunk)
-        rows, length = embeds.shape[:2]
-        cache = self.language.new_cache(rows, capacity)
-        self.language(embeds, positions=torch.arange(length, device=embeds.device).expand(rows, -1), cache=cache)
-        cache.select(shared.owner)
-        rest = self.language.embed_tokens(shared.rest)
-        hidden = self.language(rest, attend=shared.attend, positions=shared.positions, cache=cache)
-        attend = shared.attend
-        if attend is not None:
-            attend = nn.functional.pad(attend, (0, capacity - attend.shape[1]), value=True)
-        return self.language.logits(hidden[:, -1]), SplicedState(cache, attend, shared.positions[:, -1:] + 1)
 
     def decode(self, token_ids: torch.Tensor, state: SplicedState) -> torch.Tensor:
         """One more token.
@@ -205,6 +195,69 @@ class SplicedLM(nn.Module, ABC):
         embeds = self.language.embed_tokens(token_ids[:, None])
         hidden = self.language(embeds, attend=attend, positions=state.positions, cache=state.cache)
         state.positions = state.positions + 1
+        return self.language.logits(hidden[:, -1])
+
+    def new_slots(self) -> SplicedSlots | None:
+        """An empty cache that running replies join and leave at any step; None in a family that can't have one."""
+        return SplicedSlots(self.language.new_slots())
+
+    def open_prompt(
+        self, batch: Batch, pictures: Sequence[torch.Tensor | None], beginning: Beginning | None = None
+    ) -> SplicedPrompt:
+        """Lay a prompt out, to be read in parts.
+
+        Args:
+            batch: one conversation, without padding.
+            pictures: one (N, D) tensor a picture; None for those within the beginning.
+            beginning: what was kept of an equal beginning.
+
+        Returns:
+            The prompt; `read_prompt` goes on with it.
+        """
+        assert batch.input_ids is not None
+        embeds = self.embed_text(batch)
+        known = [(tokens, span) for tokens, span in zip(pictures, batch.spans, strict=True) if tokens is not None]
+        if known:
+            embeds = splice(embeds, [tokens for tokens, _ in known], [span for _, span in known])
+        length = embeds.shape[1]
+        positions = self.positions(batch, None)
+        if positions is None:
+            positions = torch.arange(length, device=embeds.device)[None]
+        cache = self.language.new_cache(1, length)
+        if beginning is not None:
+            cache.resume(beginning.keys, beginning.values)
+        return SplicedPrompt(embeds, positions, self.route(batch), cache)
+
+    def read_prompt(self, prompt: SplicedPrompt, count: int) -> torch.Tensor | None:
+        """Read the next `count` tokens of a prompt; (1, V) logits of the token after it once it is read, else None."""
+        start = prompt.cache.length
+        part = slice(start, start + count)
+        route = None if prompt.route is None else prompt.route[:, part]
+        hidden = self.language(
+            prompt.embeds[:, part], positions=prompt.positions[..., part], cache=prompt.cache, route=route
+        )
+        return self.language.logits(hidden[:, -1]) if prompt.cache.length == prompt.length else None
+
+    def write(self, token_ids: torch.Tensor, slots: SplicedSlots, start: int, *, apart: bool = False) -> torch.Tensor:
+        """One more token for some of the running replies.
+
+        Args:
+            token_ids: (B,), of the rows from `start` on; more than there are rows are company.
+            slots: moved on in place.
+            start: the first row.
+            apart: whether attention computes each row by itself, see `AttentionMask.lengths`.
+
+        Returns:
+            (B, V) logits of the token after it.
+        """
+        step = slots.step(start, start + len(token_ids))
+        hidden = self.language(
+            self.language.embed_tokens(token_ids[:, None]),
+            attend=slot_mask(step.cache, apart=apart),
+            positions=step.positions,
+            cache=step.cache,
+        )
+        slots.advance(start, len(token_ids))
         return self.language.logits(hidden[:, -1])
 
 

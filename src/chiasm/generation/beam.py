@@ -35,16 +35,8 @@ class _Finished:
         return self.closed
 
 
-def beam_search(
-    module: Generative,
-    logits: torch.Tensor,
-    state: DecodingState,
-    *,
-    steps: int,
-    num_beams: int,
-    eos_ids: frozenset[int],
-) -> list[tuple[list[int], list[float], bool]]:
-    """Search every row's best reply.
+class BeamSearch:
+    """The search for every row's best reply, step by step.
 
     Args:
         module: what writes tokens.
@@ -53,44 +45,63 @@ def beam_search(
         steps: most tokens generated.
         num_beams: K.
         eos_ids: ids that end a reply.
-
-    Returns:
-        For each row: ids without the ending one, their log-probabilities, whether the model ended it.
     """
-    rows, vocab = logits.shape
-    device = logits.device
-    state.select(torch.arange(rows, device=device).repeat_interleave(num_beams))
-    totals = torch.full((rows, num_beams), -torch.inf, device=device)
-    totals[:, 0] = 0.0  # all beams of a row are equal at first: only one may speak
-    scores = logits.float().log_softmax(-1).repeat_interleave(num_beams, 0)
-    histories: list[list[tuple[list[int], list[float]]]] = [[([], [])] * num_beams for _ in range(rows)]
-    finished = [_Finished(num_beams) for _ in range(rows)]
-    for step in range(1, steps + 1):
-        candidates = (totals.view(-1, 1) + scores).view(rows, num_beams * vocab)
-        top, flat = candidates.topk(2 * num_beams, dim=-1)
-        parents, tokens = flat // vocab, flat % vocab
-        step_scores = scores.view(rows, num_beams, vocab)[torch.arange(rows, device=device)[:, None], parents, tokens]
+
+    def __init__(
+        self,
+        module: Generative,
+        logits: torch.Tensor,
+        state: DecodingState,
+        *,
+        steps: int,
+        num_beams: int,
+        eos_ids: frozenset[int],
+    ) -> None:
+        rows, self._vocab = logits.shape
+        self._device = logits.device
+        state.select(torch.arange(rows, device=self._device).repeat_interleave(num_beams))
+        self._module, self._state, self._steps, self._beams, self._eos = module, state, steps, num_beams, eos_ids
+        self._totals = torch.full((rows, num_beams), -torch.inf, device=self._device)
+        self._totals[:, 0] = 0.0  # all beams of a row are equal at first: only one may speak
+        self._scores = logits.float().log_softmax(-1).repeat_interleave(num_beams, 0)
+        self._histories: list[list[tuple[list[int], list[float]]]] = [[([], [])] * num_beams for _ in range(rows)]
+        self._finished = [_Finished(num_beams) for _ in range(rows)]
+        self._done = [False] * rows
+        self._step = 0
+
+    def step(self) -> bool:
+        """One more token for every beam; True once the search is over."""
+        self._step += 1
+        rows, beams = self._totals.shape
+        candidates = (self._totals.view(-1, 1) + self._scores).view(rows, beams * self._vocab)
+        top, flat = candidates.topk(2 * beams, dim=-1)
+        parents, tokens = flat // self._vocab, flat % self._vocab
+        every = torch.arange(rows, device=self._device)[:, None]
+        step_scores = self._scores.view(rows, beams, self._vocab)[every, parents, tokens]
         picked = [
-            _advance(finished[row], histories[row], top[row].tolist(), parents[row].tolist(), tokens[row].tolist(),
-                     step_scores[row].tolist(), step, num_beams, eos_ids)
+            _advance(self._finished[row], self._histories[row], top[row].tolist(), parents[row].tolist(),
+                     tokens[row].tolist(), step_scores[row].tolist(), self._step, beams, self._eos)
             for row in range(rows)
         ]  # fmt: skip
-        histories = [[history for history, _, _ in row] for row in picked]
-        totals = torch.tensor([[total for _, total, _ in row] for row in picked], device=device)
-        done = [finished[row].close_if_decided(totals[row].max().item(), step) for row in range(rows)]
-        if all(done) or step == steps:
-            break
-        parents = torch.tensor(
-            [[row * num_beams + parent for _, _, parent in beams] for row, beams in enumerate(picked)], device=device
-        )
-        state.select(parents.flatten())
-        chosen = torch.tensor([[history[0][-1] for history in row] for row in histories], device=device).flatten()
-        scores = module.decode(chosen, state).float().log_softmax(-1)
-    for row in range(rows):
-        if not done[row]:
-            for history, total in zip(histories[row], totals[row].tolist(), strict=True):
-                finished[row].add(total, len(history[0]), *history, False)
-    return [(best.kept[0][1], best.kept[0][2], best.kept[0][3]) for best in finished]
+        self._histories = [[history for history, _, _ in row] for row in picked]
+        self._totals = torch.tensor([[total for _, total, _ in row] for row in picked], device=self._device)
+        best = self._totals.amax(1).tolist()
+        self._done = [self._finished[row].close_if_decided(best[row], self._step) for row in range(rows)]
+        if all(self._done) or self._step == self._steps:
+            return True
+        kept = [[row * beams + parent for _, _, parent in each] for row, each in enumerate(picked)]
+        self._state.select(torch.tensor(kept, device=self._device).flatten())
+        chosen = torch.tensor([[history[0][-1] for history in row] for row in self._histories], device=self._device)
+        self._scores = self._module.decode(chosen.flatten(), self._state).float().log_softmax(-1)
+        return False
+
+    def best(self) -> list[tuple[list[int], list[float], bool]]:
+        """For each row: ids without the ending one, their log-probabilities, whether the model ended it."""
+        for row, done in enumerate(self._done):
+            if not done:
+                for history, total in zip(self._histories[row], self._totals[row].tolist(), strict=True):
+                    self._finished[row].add(total, len(history[0]), *history, False)
+        return [(best.kept[0][1], best.kept[0][2], best.kept[0][3]) for best in self._finished]
 
 
 def _advance(

@@ -7,12 +7,23 @@ Temperature is applied first, as in published generation code.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from chiasm.core.errors import ConfigError
 
 _COLDEST = 1e-6  # logits divided by less overflow, and nothing but the most probable token is left long before
+
+
+class Matcher(Protocol):
+    """Follows one reply and knows which tokens may come next."""
+
+    def masked(self, logits: torch.Tensor) -> torch.Tensor:
+        """(1, V) logits → the same with −∞ where a token may not come next."""
+
+    def take(self, token_id: int) -> None:
+        """The reply goes on with this token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,36 +46,61 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise ConfigError("top_p_invalid", f"top_p is {self.top_p}, must be above 0 and at most 1")
 
-    def generators(self, count: int) -> list[torch.Generator]:
-        """One source of randomness a sequence; equal seeds give equal draws in any batch."""
-        sources = []
-        for _ in range(count):
-            source = torch.Generator()
-            if self.seed is None:
-                source.seed()
-            else:
-                source.manual_seed(self.seed)
-            sources.append(source)
-        return sources
+    def generator(self) -> torch.Generator:
+        """A source of randomness for one reply; equal seeds give equal draws in any batch."""
+        source = torch.Generator()
+        if self.seed is None:
+            source.seed()
+        else:
+            source.manual_seed(self.seed)
+        return source
 
 
-def choose(logits: torch.Tensor, sampling: Sampling, generators: list[torch.Generator]) -> torch.Tensor:
-    """Draw the next token of every sequence.
+class Chooser:
+    """Draws one reply's tokens.
 
     Args:
-        logits: (B, V).
         sampling: how.
-        generators: one a sequence, on the CPU.
+        matcher: which tokens may come next; None = all.
+    """
+
+    def __init__(self, sampling: Sampling, matcher: Matcher | None = None) -> None:
+        self.sampling, self.matcher = sampling, matcher
+        self._source = sampling.generator() if sampling.temperature > 0 else None
+
+    def choose(self, logits: torch.Tensor) -> tuple[int, float]:
+        """Draw the next token.
+
+        Args:
+            logits: (1, V); a row by itself, so that no bit of the draw depends on other replies.
+
+        Returns:
+            Its id, and its log-probability under the model: temperature 1, nothing left out.
+        """
+        allowed = logits if self.matcher is None else self.matcher.masked(logits)
+        if self._source is None:
+            drawn = allowed.argmax(-1)
+        else:
+            temperature = max(self.sampling.temperature, _COLDEST)
+            probabilities = nucleus((allowed.float() / temperature).softmax(-1), self.sampling.top_p).cpu()
+            drawn = torch.multinomial(probabilities, 1, generator=self._source)[0].to(logits.device)
+        token_id, score = int(drawn), float(log_probability(logits, drawn))
+        if self.matcher is not None:
+            self.matcher.take(token_id)
+        return token_id, score
+
+
+def choose(logits: list[torch.Tensor], choosers: list[Chooser]) -> list[tuple[int, float]]:
+    """Draw the next token of every reply, each by itself.
+
+    Args:
+        logits: one (1, V) tensor a reply.
+        choosers: one a reply.
 
     Returns:
-        (B,) ids.
+        (id, log-probability) of each.
     """
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    temperature = max(sampling.temperature, _COLDEST)
-    probabilities = nucleus((logits.float() / temperature).softmax(-1), sampling.top_p).cpu()
-    drawn = [torch.multinomial(row, 1, generator=source) for row, source in zip(probabilities, generators, strict=True)]
-    return torch.cat(drawn).to(logits.device)
+    return [chooser.choose(row) for row, chooser in zip(logits, choosers, strict=True)]
 
 
 def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
@@ -89,3 +125,16 @@ def log_probability(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tens
     """(B, V) logits and (B,) ids → (B,) log-probabilities, without a (B, V) log-softmax."""
     logits = logits.float()
     return logits.gather(-1, token_ids[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def check_beams(num_beams: int, sampling: Sampling) -> None:
+    """Refuse a number of beams that makes no sense, by itself or with sampling.
+
+    Raises:
+        ConfigError: num_beams_invalid, beams_sampled.
+    """
+    if num_beams < 1:
+        raise ConfigError("num_beams_invalid", f"num_beams is {num_beams}, must be at least 1")
+    if num_beams > 1 and sampling.temperature > 0:
+        what = f"num_beams is {num_beams} and temperature {sampling.temperature}; beams need 0"
+        raise ConfigError("beams_sampled", what)

@@ -20,7 +20,7 @@ from torch import nn
 from chiasm.nn.additive_positions import LearnedPositionsConfig, SinusoidPositionsConfig
 from chiasm.nn.attention import AttentionConfig, QKNormConfig, Rotary
 from chiasm.nn.blocks import Block, BlockConfig, ParallelBlock
-from chiasm.nn.cache import Cache
+from chiasm.nn.cache import AnyCache, Cache, SlotCache
 from chiasm.nn.masks import AttentionMask, attention_mask, biased
 from chiasm.nn.mlp import GatedMLPConfig, MLPConfig
 from chiasm.nn.position_bias import AlibiConfig
@@ -168,13 +168,20 @@ class Decoder(nn.Module):
             device=weight.device,
         )
 
+    def new_slots(self) -> SlotCache:
+        """An empty cache for sequences that come and go by themselves."""
+        weight, (heads, key_dim, value_dim) = self.embed_tokens.weight, self.config.cache_shape
+        return SlotCache(
+            self.config.num_layers, heads, key_dim, value_dim=value_dim, dtype=weight.dtype, device=weight.device
+        )
+
     def forward(
         self,
         embeds: torch.Tensor,
         *,
         attend: torch.Tensor | AttentionMask | None = None,
         positions: torch.Tensor | None = None,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         route: torch.Tensor | None = None,
         before: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:

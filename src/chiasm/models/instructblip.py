@@ -15,7 +15,6 @@ from chiasm.connectors.qformer import QFormer, QFormerConfig, QFormerTextConfig
 from chiasm.core.batch import Batch
 from chiasm.core.registry import Family, register
 from chiasm.fusion.bridge import BridgedLM, BridgedSeq2Seq
-from chiasm.fusion.splice import splice
 from chiasm.language.decoder import DecoderConfig
 from chiasm.language.encoder_decoder import EncoderDecoderConfig
 from chiasm.models.assembly import Parts, eva_tower, llama, picture_processor
@@ -51,31 +50,25 @@ class InstructBlipConfig:
         return InstructBlipSeq2Seq(self) if isinstance(self.language, EncoderDecoderConfig) else InstructBlip(self)
 
 
-def told(module: InstructBlip | InstructBlipSeq2Seq, batch: Batch) -> torch.Tensor:
-    """(B, T, D) input embeddings, each picture asked with its own row's instruction.
+def told(module: InstructBlip | InstructBlipSeq2Seq, batch: Batch) -> list[torch.Tensor] | None:
+    """One (N, D) tensor a picture, each asked with its own row's instruction.
 
     Args:
         module: whose parts are used.
         batch: as for `SplicedLM.embed`, with `instruction_ids` and `instruction_mask`.
     """
-    assert batch.input_ids is not None
-    slots = torch.zeros_like(batch.input_ids, dtype=torch.bool)
-    for span in batch.spans:
-        slots[span.row, span.start : span.stop] = True
-    embeds = module.language.embed_tokens(batch.input_ids.masked_fill(slots, 0))
+    dtype = module.language.embed_tokens.weight.dtype
     if batch.features is not None:
-        features = batch.features.to(embeds.dtype)
+        features = batch.features.to(dtype)
     elif batch.pixel_values is not None:
-        features = module.visual_features(batch.pixel_values.to(embeds.dtype))
+        features = module.visual_features(batch.pixel_values.to(dtype))
     else:
-        return embeds
-    rows = torch.tensor([span.row for span in batch.spans], dtype=torch.long, device=embeds.device)
+        return None
+    rows = torch.tensor([span.row for span in batch.spans], dtype=torch.long, device=features.device)
     if batch.instruction_ids is None or len(rows) != len(features):
-        pictures = module.connector(features)
-    else:
-        mask = None if batch.instruction_mask is None else batch.instruction_mask[rows]
-        pictures = module.connector(features, batch.instruction_ids[rows], mask)
-    return splice(embeds, list(pictures), list(batch.spans))
+        return list(module.connector(features))
+    mask = None if batch.instruction_mask is None else batch.instruction_mask[rows]
+    return list(module.connector(features, batch.instruction_ids[rows], mask))
 
 
 class InstructBlip(BridgedLM):
@@ -83,8 +76,8 @@ class InstructBlip(BridgedLM):
 
     connector: QFormer
 
-    def embed(self, batch: Batch) -> torch.Tensor:
-        """(B, T, D) input embeddings; see `told`."""
+    def pictures(self, batch: Batch) -> list[torch.Tensor] | None:
+        """One (N, D) tensor a picture; see `told`."""
         return told(self, batch)
 
 
@@ -93,8 +86,8 @@ class InstructBlipSeq2Seq(BridgedSeq2Seq):
 
     connector: QFormer
 
-    def embed(self, batch: Batch) -> torch.Tensor:
-        """(B, T, D) input embeddings; see `told`."""
+    def pictures(self, batch: Batch) -> list[torch.Tensor] | None:
+        """One (N, D) tensor a picture; see `told`."""
         return told(self, batch)
 
 

@@ -11,14 +11,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from chiasm.core.batch import Batch
-from chiasm.core.errors import CapabilityError, ConfigError, PromptError
+from chiasm.core.constraints import parse_constraint
+from chiasm.core.errors import CapabilityError, PromptError
 from chiasm.core.inspection import Inspection
 from chiasm.core.messages import Conversation, parse_conversation
 from chiasm.core.protocols import Answering, Embedding, Generative, Heating
 from chiasm.core.registry import Family, require
 from chiasm.core.replies import Grounding, Reply, Score
-from chiasm.generation.decoding import Limits, generate, stream
+from chiasm.generation.decoding import answer, generate, stream
+from chiasm.generation.limits import Limits
+from chiasm.generation.requests import Request
 from chiasm.generation.sampling import Sampling
+from chiasm.generation.scheduler import Scheduler
+from chiasm.generation.slotted import Keeping
 from chiasm.models.grounding import ground_by_words
 from chiasm.models.inspecting import inspect_conversation
 from chiasm.models.judging import choose_answers, ground_phrase, match_pairs, score_answer
@@ -174,8 +179,9 @@ class Model:
             num_beams: beam search with that many beams; 1 = none.
             stop: strings that end a reply.
             seed: of the sampling; the same for every conversation.
-            constraint: not taken by any family yet.
-            batch_size: conversations in one forward pass.
+            constraint: the form of the replies: a dict is a JSON schema, a list of texts is a choice, a string or a
+                compiled pattern is a regular expression that the whole reply matches; see `core.constraints`.
+            batch_size: most replies in the making at once.
 
         Returns:
             One reply a conversation.
@@ -188,15 +194,20 @@ class Model:
         if isinstance(self.module, Answering):
             return self._choose(conversations, batch_size)
         module, processor = self._generative("generate")
-        if constraint is not None:
-            raise ConfigError("constraint_unknown", f"constraint {constraint!r} is not understood; only None is")
-        sampling, limits = Sampling(temperature=temperature, top_p=top_p, seed=seed), self.limits(max_new_tokens, stop)
-        parsed = [parse_conversation(item) for item in listed(conversations)]
-        replies: list[Reply] = []
-        for at in range(0, len(parsed), batch_size):
-            batch = self._ready(processor(parsed[at : at + batch_size]))
-            replies += generate(module, batch, processor.tokenizer, limits, sampling, num_beams)
-        return replies
+        requests = [
+            Request(
+                conversation=parse_conversation(item),
+                sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
+                max_new_tokens=max_new_tokens,
+                stop=tuple(_listed(stop) if stop is not None else ()),
+                num_beams=num_beams,
+                constraint=parse_constraint(constraint),
+            )
+            for item in listed(conversations)
+        ]
+        if num_beams > 1:
+            return self._beams(module, requests, batch_size)
+        return answer(self.scheduler(batch_size), requests)
 
     def stream(
         self,
@@ -206,15 +217,32 @@ class Model:
         top_p: float = 1.0,
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
+        constraint: Any = None,
     ) -> Iterator[str]:
         """Answer one conversation in pieces of text; arguments as for `generate`."""
         self._require("generate", "stream()")
         if isinstance(self.module, Answering):
             return iter([self._choose(conversation, 1)[0].text])
-        module, processor = self._generative("stream")
-        sampling, limits = Sampling(temperature=temperature, top_p=top_p, seed=seed), self.limits(max_new_tokens, stop)
-        batch = self._ready(processor([parse_conversation(conversation)]))
-        return stream(module, batch, processor.tokenizer, limits, sampling)
+        self._generative("stream")
+        request = Request(
+            conversation=parse_conversation(conversation),
+            sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
+            max_new_tokens=max_new_tokens,
+            stop=tuple(_listed(stop) if stop is not None else ()),
+            constraint=parse_constraint(constraint),
+        )
+        return stream(self.scheduler(1), request)
+
+    def scheduler(self, rows: int, *, deterministic: bool = False, keeping: Keeping | None = None) -> Scheduler:
+        """What answers requests to this model side by side.
+
+        Args:
+            rows: most replies in the making at once.
+            deterministic: a reply doesn't depend on what else is asked.
+            keeping: what is kept between requests; None = the usual.
+        """
+        module, processor = self._generative("generate")
+        return Scheduler(module, processor, self.limits, rows=rows, deterministic=deterministic, keeping=keeping)
 
     @torch.inference_mode()
     def score(self, conversations: Any, answers: str | Sequence[str]) -> list[Score]:
@@ -332,6 +360,15 @@ class Model:
         parsed = [parse_conversation(item) for item in listed(conversations)]
         parts = [parsed[at : at + batch_size] for at in range(0, len(parsed), batch_size)]
         return [reply for part in parts for reply in choose_answers(self.module, self._ready(self.processor(part)))]
+
+    def _beams(self, module: Generative, requests: Sequence[Request], batch_size: int) -> list[Reply]:
+        replies: list[Reply] = []
+        for at in range(0, len(requests), batch_size):
+            part = requests[at : at + batch_size]
+            first, batch = part[0], self._ready(self.processor([request.conversation for request in part]))
+            limits = self.limits(first.max_new_tokens, first.stop)
+            replies += generate(module, batch, self.processor.tokenizer, limits, first.sampling, first.num_beams)
+        return replies
 
     def _score_one(self, module: Any, processor: Processor, conversation: Conversation, answer: str) -> Score:
         batch = self._ready(processor([conversation]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from chiasm.nn.cache import Cache
+from chiasm.nn.cache import AnyCache
 from chiasm.nn.masks import EVERYTHING, AttentionMask, Runs
 from chiasm.nn.norms import RMSNorm
 from chiasm.nn.positions import rotate
@@ -110,7 +111,7 @@ class Attention(nn.Module):
         *,
         mask: AttentionMask = EVERYTHING,
         rotary: Rotary | None = None,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         layer: int = 0,
         projected: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
@@ -145,6 +146,8 @@ class Attention(nn.Module):
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: AttentionMask) -> torch.Tensor:
         if mask.runs is not None:
             return attend_runs(q, k, v, mask.runs, self.scale)
+        if mask.lengths is not None:
+            return row_by_row(self._attend, q, k, v, mask)
         group = self.num_heads // self.num_kv_heads
         if group > 1 and q.shape[2] == 1:
             # one new token: the heads of a group are G queries on the same keys, so no key is ever repeated
@@ -156,6 +159,31 @@ class Attention(nn.Module):
         if group > 1:
             k, v = (x[:, :, None].expand(-1, -1, group, -1, -1).flatten(1, 2) for x in (k, v))  # (B, H, S, C)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, is_causal=mask.causal, scale=self.scale)
+
+
+def row_by_row(
+    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, AttentionMask], torch.Tensor],
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: AttentionMask,
+) -> torch.Tensor:
+    """Attention of rows of different length, each by itself; see `AttentionMask.lengths`.
+
+    Args:
+        attend: attention of what remains.
+        q, k, v: (B, …, Q, C), (B, …, S, C), (B, …, S, C).
+        mask: with lengths.
+
+    Returns:
+        (B, …, Q, C).
+    """
+    assert mask.lengths is not None
+    rows = [
+        attend(q[at : at + 1], k[at : at + 1, :, :length], v[at : at + 1, :, :length], mask.of_row(length))
+        for at, length in enumerate(mask.lengths)
+    ]
+    return torch.cat(rows)
 
 
 def attend_runs(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from chiasm.nn.attention import AttentionConfig, Rotary
-from chiasm.nn.cache import Cache
+from chiasm.nn.cache import AnyCache
 from chiasm.nn.masks import EVERYTHING, AttentionMask
 from chiasm.nn.mla import LatentAttentionConfig
 from chiasm.nn.mlp import GatedMLPConfig, MLPConfig
@@ -68,7 +68,7 @@ class Block(nn.Module):
         *,
         mask: AttentionMask = EVERYTHING,
         rotary: Rotary | None = None,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         layer: int = 0,
         keep: slice | torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -125,7 +125,7 @@ class SublayerNormBlock(nn.Module):
         *,
         mask: AttentionMask = EVERYTHING,
         rotary: Rotary | None = None,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         layer: int = 0,
     ) -> torch.Tensor:
         """One layer; arguments as for `Block.forward`, (B, T, D) → (B, T, D)."""
@@ -148,7 +148,7 @@ class ParallelBlock(nn.Module):
         *,
         mask: AttentionMask = EVERYTHING,
         rotary: Rotary | None = None,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         layer: int = 0,
     ) -> torch.Tensor:
         """One layer; arguments as for `Block.forward`, (B, T, D) → (B, T, D)."""

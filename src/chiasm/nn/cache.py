@@ -1,4 +1,5 @@
-"""The one key/value cache: preallocated once, written in place, read as a view."""
+"""The key/value cache: `Cache`, preallocated once for sequences that run together, written in place, read as a view;
+`SlotCache`, for sequences that come, grow and go by themselves."""
 
 from __future__ import annotations
 
@@ -60,3 +61,133 @@ class Cache:
         """Keep the sequences `rows` (any number, repeats allowed), in that order: beams, finished requests."""
         self.keys = self.keys.index_select(1, rows)
         self.values = self.values.index_select(1, rows)
+
+    def kept(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of the first `length` positions of the one sequence, two tensors (L, K, length, C), for `resume`."""
+        return self.keys[:, 0, :, :length].clone(), self.values[:, 0, :, :length].clone()
+
+    def resume(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Begin the one sequence with positions that `kept` gave."""
+        self.length = keys.shape[2]
+        self.keys[:, 0, :, : self.length], self.values[:, 0, :, : self.length] = keys, values
+
+
+_GRAIN = 64  # positions are made room for in steps of so many
+
+
+class SlotCache:
+    """Keys and values of every layer for sequences of different length, each in a row of its own.
+
+    The running sequences are rows 0, 1, …, without holes: when one leaves, the last takes its row. Memory grows with
+    the longest and is given back when nobody is left.
+
+    Args:
+        num_layers: L.
+        num_kv_heads: K.
+        head_dim: C.
+        value_dim: width of the values; None = C.
+        dtype, device: of the stored tensors.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        value_dim: int | None = None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._shape = (num_layers, num_kv_heads)
+        self._widths = (head_dim, head_dim if value_dim is None else value_dim)
+        self._kind = (dtype, device)
+        self.lengths: list[int] = []
+        self.keys, self.values = self._tensors(0, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def admit(self, cache: Cache) -> int:
+        """Take in the one sequence of `cache`; returns its row."""
+        row, length = len(self.lengths), cache.length
+        self.reserve(row + 1, length + 1)
+        self.keys[:, row, :, :length] = cache.keys[:, 0, :, :length]
+        self.values[:, row, :, :length] = cache.values[:, 0, :, :length]
+        self.lengths.append(length)
+        return row
+
+    def leave(self, row: int) -> None:
+        """Free a row; the last sequence moves into it."""
+        last = len(self.lengths) - 1
+        length = self.lengths[last]
+        if row != last:
+            self.keys[:, row, :, :length] = self.keys[:, last, :, :length]
+            self.values[:, row, :, :length] = self.values[:, last, :, :length]
+            self.lengths[row] = length
+        del self.lengths[last]
+        if not self.lengths:
+            self.keys, self.values = self._tensors(0, 0)
+
+    def reserve(self, rows: int, positions: int) -> None:
+        """Make room for so many rows of so many positions."""
+        old_rows, old_positions = self.keys.shape[1], self.keys.shape[3]
+        if rows <= old_rows and positions <= old_positions:
+            return
+        if rows > old_rows:
+            rows = max(rows, 2 * old_rows)
+        if positions > old_positions:
+            positions = -(-max(positions, old_positions * 5 // 4) // _GRAIN) * _GRAIN
+        keys, values = self._tensors(max(rows, old_rows), max(positions, old_positions))
+        keys[:, :old_rows, :, :old_positions], values[:, :old_rows, :, :old_positions] = self.keys, self.values
+        self.keys, self.values = keys, values
+
+    def _tensors(self, rows: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        (layers, heads), (dtype, device) = self._shape, self._kind
+        # zeros: what no sequence has written is masked, and a masked NaN would still be a NaN
+        first, second = (
+            torch.zeros((layers, rows, heads, positions, width), dtype=dtype, device=device) for width in self._widths
+        )
+        return first, second
+
+
+class SlotStep:
+    """One more token for the rows [start, stop) of a `SlotCache`, seen by the layers as a `Cache`.
+
+    Args:
+        slots: whose rows; those beyond its sequences are company that nobody reads, one token long.
+        start, stop: the rows.
+    """
+
+    def __init__(self, slots: SlotCache, start: int, stop: int) -> None:
+        self._slots, self._start, self._stop = slots, start, stop
+        running = slots.lengths[start:stop]
+        self.lengths = running + [0] * (stop - start - len(running))
+        self.length = max(self.lengths)
+        slots.reserve(stop, self.length + 1)
+        self.even = min(self.lengths) == self.length
+        device = slots.keys.device
+        self._rows = torch.arange(start, stop, device=device)
+        self.where = torch.tensor(self.lengths, device=device)
+
+    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Cache.append`, for T = 1: each row's token behind its own last one."""
+        found = []
+        for stored, new in ((self._slots.keys[layer], keys), (self._slots.values[layer], values)):
+            if self.even:
+                stored[self._start : self._stop, :, self.length] = new[:, :, 0]
+            else:
+                stored[self._rows, :, self.where] = new[:, :, 0]
+            found.append(stored[self._start : self._stop, :, : self.length + 1])
+        return found[0], found[1]
+
+    def advance(self, count: int) -> None:
+        """Count the token as stored, in every layer."""
+        lengths = self._slots.lengths
+        for row in range(self._start, min(self._stop, len(lengths))):
+            lengths[row] += count
+
+
+AnyCache = Cache | SlotStep

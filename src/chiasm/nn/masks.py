@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from chiasm.nn.cache import SlotStep
+
 
 @dataclass(frozen=True, slots=True)
 class Runs:
@@ -37,11 +39,18 @@ class AttentionMask:
             added to the scores, see `biased`.
         causal: the square causal mask, with no padding, left to the kernel.
         runs: of one packed row, see `run_mask`; no mask over all pairs is ever made.
+        lengths: each row attends to so many of its first keys, in a kernel call of its own, so that no bit of its
+            result depends on the other rows; `allowed`, if there is one, counts back from a row's last key.
     """
 
     allowed: torch.Tensor | None = None
     causal: bool = False
     runs: Runs | None = None
+    lengths: tuple[int, ...] | None = None
+
+    def of_row(self, length: int) -> AttentionMask:
+        """What is left of the mask for a row of `lengths` by itself."""
+        return AttentionMask(None if self.allowed is None else self.allowed[..., -length:])
 
 
 EVERYTHING = AttentionMask()
@@ -81,6 +90,24 @@ def attention_mask(
     return AttentionMask(((allowed & attend[:, None, :]) | own)[:, None])  # (B, 1, Q, S)
 
 
+def slot_mask(step: SlotStep, *, apart: bool) -> AttentionMask:
+    """Mask of one new token a row, over rows of different length.
+
+    Args:
+        step: the rows.
+        apart: compute each row by itself, see `AttentionMask.lengths`.
+
+    Returns:
+        The mask: each row sees its own keys and its new token.
+    """
+    if apart:
+        return AttentionMask(lengths=tuple(length + 1 for length in step.lengths))
+    if step.even:
+        return EVERYTHING
+    places = torch.arange(step.length + 1, device=step.where.device)
+    return AttentionMask((places <= step.where[:, None])[:, None, None])  # (B, 1, 1, S)
+
+
 def biased(mask: AttentionMask, bias: torch.Tensor) -> AttentionMask:
     """Add a bias to the scores of what a mask allows.
 
@@ -92,6 +119,8 @@ def biased(mask: AttentionMask, bias: torch.Tensor) -> AttentionMask:
         The mask as numbers: the bias, and −∞ where nothing may be attended to.
     """
     allowed = mask.allowed
+    if mask.lengths is not None:
+        return AttentionMask(bias, lengths=mask.lengths)
     if mask.causal:
         keys = bias.shape[-1]
         allowed = torch.ones(keys, keys, dtype=torch.bool, device=bias.device).tril()

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from chiasm.nn.attention import Rotary
-from chiasm.nn.cache import Cache
+from chiasm.nn.attention import Rotary, row_by_row
+from chiasm.nn.cache import AnyCache
 from chiasm.nn.masks import EVERYTHING, AttentionMask
 from chiasm.nn.norms import RMSNorm
 from chiasm.nn.positions import rotate
@@ -87,7 +87,7 @@ class LatentAttention(nn.Module):
         *,
         mask: AttentionMask = EVERYTHING,
         rotary: Rotary | None = None,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         layer: int = 0,
     ) -> torch.Tensor:
         """Attend.
@@ -136,10 +136,15 @@ class LatentAttention(nn.Module):
         up = self.kv_up.weight.view(self.num_heads, shape.nope_dim + shape.value_dim, shape.latent_dim)
         k_up, v_up = up.split((shape.nope_dim, shape.value_dim), 1)
         q = torch.cat((q_plain @ k_up, q_turned), -1).transpose(1, 2)  # (B, 1, H, latent + rope): heads as queries
-        out = F.scaled_dot_product_attention(
-            q, keys, keys[..., : shape.latent_dim], attn_mask=mask.allowed, scale=self.scale
-        )
+        values = keys[..., : shape.latent_dim]
+        if mask.lengths is None:
+            out = self._look(q, keys, values, mask)
+        else:
+            out = row_by_row(self._look, q, keys, values, mask)
         return out.transpose(1, 2) @ v_up.transpose(1, 2)  # (B, H, 1, value)
+
+    def _look(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: AttentionMask) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, scale=self.scale)
 
 
 def _halves(x: torch.Tensor) -> torch.Tensor:

@@ -131,7 +131,13 @@ class MoEConfig:
 
 
 class MoE(nn.Module):
-    """Every token through its k experts, weighted, and through the shared one."""
+    """Every token through its k experts, weighted, and through the shared one.
+
+    Attributes:
+        mixes_tokens: an expert's products have as many rows as tokens chose it, so their last bits hang on all tokens.
+    """
+
+    mixes_tokens = True
 
     def __init__(self, config: MoEConfig) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
-"""The engine behind one model: a bounded queue and one thread that answers compatible requests together.
+"""The engine behind one model: a bounded queue, and one thread in which a `Scheduler` writes replies side by side.
 
-`Engine` is what the application sees, so that another scheduler can take this one's place. Here, requests that wait
-and agree in how they are sampled become one batch; a batch that fails is asked again one by one, so that only the
-request at fault does; a cancelled request leaves its batch at the next token.
+`Engine` is what the application sees. A request joins the running ones at the next token, whatever its sampling, and
+leaves as soon as it is answered or cancelled; one that fails fails alone. Other calls of the model run between tokens.
 """
 
 from __future__ import annotations
@@ -15,17 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from chiasm.core.constraints import Constraint
 from chiasm.core.errors import ChiasmError
 from chiasm.core.messages import Conversation
 from chiasm.core.protocols import Answering
-from chiasm.core.replies import Reply
-from chiasm.generation.decoding import decode_steps, finished_reply
+from chiasm.generation.requests import Request, Ticket
 from chiasm.generation.sampling import Sampling
+from chiasm.generation.scheduler import Scheduler
 from chiasm.models.model import Model
 
 log = logging.getLogger("chiasm.serving")
-
-_CANCELLED = "cancelled"
 
 
 class EngineRefusal(ChiasmError):
@@ -51,7 +49,7 @@ class Job:
         on_done: called from the engine's thread once, with the result or the exception.
         conversation: what to answer.
         call: what to run instead.
-        sampling, max_new_tokens, stop: as in `Model.generate`.
+        sampling, max_new_tokens, stop, num_beams, constraint: as in `generation.requests.Request`.
         cancelled: set from any thread; nothing is called any more, and the work stops at the next token.
     """
 
@@ -62,15 +60,30 @@ class Job:
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
+    num_beams: int = 1
+    constraint: Constraint | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """Equal for jobs that may share a batch."""
-        if self.conversation is None:
-            return ("call", id(self))
-        seed = self.sampling.seed if self.sampling.temperature > 0 else None
-        return (self.sampling.temperature, self.sampling.top_p, seed, self.max_new_tokens, self.stop)
+    def request(self) -> Request:
+        """What is asked of the scheduler.
+
+        Raises:
+            ConfigError: what can't be asked.
+        """
+        assert self.conversation is not None
+        return Request(
+            conversation=self.conversation,
+            sampling=self.sampling,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+            num_beams=self.num_beams,
+            constraint=self.constraint,
+        )
+
+    def piece(self, text: str) -> None:
+        """Give a piece of text to whoever still waits for it."""
+        if text and self.on_piece is not None and not self.cancelled.is_set():
+            self.on_piece(text)
 
     def done(self, result: Any) -> None:
         """Give the result to whoever still waits for it."""
@@ -111,24 +124,36 @@ class Engine(Protocol):
 
 
 class BatchingEngine:
-    """One thread that answers requests to one model, compatible ones together.
+    """One thread that answers requests to one model, side by side.
 
     Args:
         model: the model; nobody else may use it meanwhile.
         max_queue: jobs that may wait.
-        max_batch: replies written at once; 1 = a reply never depends on its neighbours.
+        max_batch: replies written at once.
         stall_seconds: work without progress for so long counts as not alive.
+        deterministic: a reply's bits don't depend on what else is asked.
     """
 
-    def __init__(self, model: Model, max_queue: int = 64, max_batch: int = 8, stall_seconds: float = 120.0) -> None:
+    def __init__(
+        self,
+        model: Model,
+        max_queue: int = 64,
+        max_batch: int = 8,
+        stall_seconds: float = 120.0,
+        *,
+        deterministic: bool = False,
+    ) -> None:
         self.model = model
         self.max_queue, self.max_batch, self.stall_seconds = max_queue, max_batch, stall_seconds
+        self._deterministic = deterministic
         self._waiting: deque[Job] = deque()
-        self._active: list[Job] = []
+        self._calls: deque[Job] = deque()
+        self._writing: dict[Ticket, Job] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._progress = time.monotonic()
         self._seconds_a_job = 1.0
+        self._scheduler: Scheduler | None = None
         self._thread = threading.Thread(target=self._run, name="chiasm-engine", daemon=True)
         self._thread.start()
 
@@ -156,7 +181,7 @@ class BatchingEngine:
 
     def health(self) -> Health:
         """How it is, without waiting for it."""
-        waiting, active = len(self._waiting), len(self._active)
+        waiting, active = len(self._waiting), len(self._calls) + len(self._writing)
         idle = time.monotonic() - self._progress
         stalled = bool(active) and idle > self.stall_seconds
         return Health(self._thread.is_alive() and not stalled, waiting, active, idle)
@@ -168,80 +193,94 @@ class BatchingEngine:
             self._changed.notify()
         self._thread.join(seconds)
         with self._changed:
-            left, self._waiting = [*self._active, *self._waiting], deque()
+            left, self._waiting = [*self._calls, *self._writing.values(), *self._waiting], deque()
         for job in left:
             job.done(EngineRefusal("engine_closed", "the server is stopping"))
             job.cancelled.set()
 
     def _run(self) -> None:
-        while jobs := self._next():
-            start = time.monotonic()
-            try:
-                self._work(jobs)
-            finally:
-                self._seconds_a_job = 0.8 * self._seconds_a_job + 0.2 * (time.monotonic() - start) / len(jobs)
-                self._progress, self._active = time.monotonic(), []
+        while self._take():
+            if self._calls:
+                self._call(self._calls[0])
+                self._calls.popleft()
+                self._progress = time.monotonic()
+            if self._writing:
+                self._write()
+                self._progress = time.monotonic()
 
-    def _next(self) -> list[Job]:
-        """The next batch; waits for one. Empty once closed and nothing waits."""
+    def _take(self) -> bool:
+        """Bring in what can be begun; waits while there is nothing to do. False once closed and done."""
         with self._changed:
             while True:
                 waiting = [job for job in self._waiting if not job.cancelled.is_set()]
-                if waiting:
-                    chosen = [job for job in waiting if job.kind == waiting[0].kind][: self.max_batch]
-                    self._waiting = deque(job for job in waiting if job not in chosen)
-                    self._active, self._progress = chosen, time.monotonic()
-                    return chosen
+                self._waiting = deque(job for job in waiting if not self._begin(job))
+                if self._calls or self._writing:
+                    return True
                 if self._closed:
-                    return []
-                self._waiting.clear()
+                    return False
                 self._changed.wait()
 
-    def _work(self, jobs: list[Job]) -> None:
-        try:
-            if jobs[0].call is not None:
-                jobs[0].done(jobs[0].call())
-            else:
-                self._answer(jobs)
-        except Exception as error:
-            if len(jobs) == 1:
-                if not isinstance(error, ChiasmError):
-                    log.exception("a request failed in an unforeseen way")
-                jobs[0].done(error)
-                return
-            for job in jobs:  # one of them is at fault: the others must not pay for it
-                if not job.cancelled.is_set():
-                    self._active = [job]
-                    self._work([job])
-
-    def _answer(self, jobs: list[Job]) -> None:
-        first, model = jobs[0], self.model
-        conversations = [job.conversation for job in jobs]
-        if isinstance(model.module, Answering):
-            for job, reply in zip(jobs, model.generate(conversations), strict=True):
-                self._tell(job, reply.text, reply)
-            return
-        batch = model.processor(conversations).to(model.device)
-        limits = model.limits(first.max_new_tokens, first.stop)
-        told: set[int] = set()
-        for sequences in decode_steps(model.module, batch, model.processor.tokenizer, limits, first.sampling):  # type: ignore[arg-type]
+    def _begin(self, job: Job) -> bool:
+        """Take a job in hand; False where there is no room for it yet."""
+        if not self._calls and not self._writing:
             self._progress = time.monotonic()
-            for row, (job, sequence) in enumerate(zip(jobs, sequences, strict=True)):
-                if row in told:
-                    continue
-                if job.cancelled.is_set():
-                    sequence.finish_reason = _CANCELLED
-                    told.add(row)
-                    continue
-                piece = sequence.fresh(limits)
-                if sequence.finish_reason is None:
-                    if piece and job.on_piece is not None:
-                        job.on_piece(piece)
-                else:
-                    told.add(row)
-                    self._tell(job, piece, finished_reply(batch, row, sequence))
+        if job.call is not None or isinstance(self.model.module, Answering):
+            self._calls.append(job)
+            return True
+        if len(self._writing) >= self.max_batch:
+            return False
+        try:
+            self._writing[self._engine().add(job.request())] = job
+        except Exception as error:
+            self._fail(job, error)
+        return True
 
-    def _tell(self, job: Job, piece: str, reply: Reply) -> None:
-        if piece and job.on_piece is not None and not job.cancelled.is_set():
-            job.on_piece(piece)
-        job.done(reply)
+    def _engine(self) -> Scheduler:
+        if self._scheduler is None:
+            self._scheduler = self.model.scheduler(self.max_batch, deterministic=self._deterministic)
+        return self._scheduler
+
+    def _call(self, job: Job) -> None:
+        if job.cancelled.is_set():
+            return
+        start = time.monotonic()
+        try:
+            if job.call is not None:
+                job.done(job.call())
+            else:
+                (reply,) = self.model.generate([job.conversation])
+                job.piece(reply.text)
+                job.done(reply)
+        except Exception as error:
+            self._fail(job, error)
+        self._took(time.monotonic() - start)
+
+    def _write(self) -> None:
+        """One token for every reply in the making; tell those who wait."""
+        for ticket, job in self._writing.items():
+            ticket.cancelled = job.cancelled.is_set()
+        start = time.monotonic()
+        try:
+            self._engine().step()
+        except Exception as error:  # no request's fault: everything in hand is lost, and the next find a new scheduler
+            self._scheduler = None
+            for ticket in self._writing:
+                ticket.fail(error)
+        seconds = time.monotonic() - start
+        for ticket, job in list(self._writing.items()):
+            job.piece(ticket.fresh())
+            if ticket.over:
+                del self._writing[ticket]
+                self._took(seconds * max(1, len(ticket.running.token_ids)) / (len(self._writing) + 1))
+                if isinstance(ticket.result, Exception):
+                    self._fail(job, ticket.result)
+                else:
+                    job.done(ticket.result)
+
+    def _took(self, seconds: float) -> None:
+        self._seconds_a_job = 0.8 * self._seconds_a_job + 0.2 * seconds
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        if not isinstance(error, ChiasmError):
+            log.error("a request failed in an unforeseen way", exc_info=error)
+        job.done(error)

@@ -53,7 +53,7 @@ class Settings:
         body_seconds: within which a body must have come.
         request_seconds: within which a reply must be done.
         max_queue: requests that may wait for a model.
-        max_batch: replies that a model writes at once; 1 = a reply never depends on its neighbours.
+        max_batch: replies that a model writes at once.
         max_new_tokens: most tokens that a request may ask for.
         decoders: processes that decode pictures.
         stall_seconds: a model at work without progress for so long is reported as unhealthy.

@@ -1,0 +1,114 @@
+"""Running replies of spliced models in one cache: prompts that are read in parts, and rows that come and go.
+
+A prompt is read by itself, part by part, into a cache of its own; what it has read up to a point may be kept and given
+to another prompt that begins alike. Once read, it moves into a row, and one step writes a token for all rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from chiasm.nn.cache import Cache, SlotCache, SlotStep
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a model keeps of the first P tokens of a prompt.
+
+    Attributes:
+        keys, values: (L, K, P, C).
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def length(self) -> int:
+        """P."""
+        return self.keys.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.keys.nbytes + self.values.nbytes
+
+
+@dataclass(slots=True)
+class SplicedPrompt:
+    """One prompt on its way into the cache.
+
+    Attributes:
+        embeds: (1, T, D), with every picture that is still to be read.
+        positions: (1, T), or (3, 1, T) for M-RoPE.
+        route: (1, T) bool, see `SplicedLM.route`; None = none.
+        cache: the T positions' keys and values, as far as they are read.
+    """
+
+    embeds: torch.Tensor
+    positions: torch.Tensor
+    route: torch.Tensor | None
+    cache: Cache
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return self.embeds.shape[1]
+
+    @property
+    def read(self) -> int:
+        """How many tokens are read."""
+        return self.cache.length
+
+    def keep(self) -> Beginning:
+        """A copy of what is read so far."""
+        return Beginning(*self.cache.kept(self.cache.length))
+
+
+@dataclass(frozen=True, slots=True)
+class RowStep:
+    """Some rows' next step: their cache as the layers see it, and (B, 1) their positions."""
+
+    cache: SlotStep
+    positions: torch.Tensor
+
+
+class SplicedSlots:
+    """The running replies: row by row their keys, values and next positions.
+
+    Args:
+        cache: empty.
+    """
+
+    def __init__(self, cache: SlotCache) -> None:
+        self.cache = cache
+        self._next: list[int] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.cache.nbytes
+
+    def admit(self, prompt: SplicedPrompt) -> None:
+        """A prompt that is read becomes the last row."""
+        self.cache.admit(prompt.cache)
+        self._next.append(int(prompt.positions.max()) + 1)
+
+    def leave(self, row: int) -> None:
+        """Free a row; the last one moves into it."""
+        self.cache.leave(row)
+        self._next[row] = self._next[-1]
+        del self._next[-1]
+
+    def step(self, start: int, stop: int) -> RowStep:
+        """One more token for the rows [start, stop); those beyond the running ones are company."""
+        cache = SlotStep(self.cache, start, stop)
+        following = self._next[start:stop]
+        following += [0] * (stop - start - len(following))
+        return RowStep(cache, torch.tensor(following, device=cache.where.device)[:, None])
+
+    def advance(self, start: int, count: int) -> None:
+        """Count a token for `count` rows."""
+        for row in range(start, min(start + count, len(self._next))):
+            self._next[row] += 1

@@ -1,0 +1,301 @@
+"""Running replies of one model in one cache: requests join at any step, leave when they are done, and never wait for
+each other's prompts.
+
+A prompt is read in units: its pictures one by one, its text in parts of `chunk` tokens that never cross the end of a
+picture. Pictures are kept by the content of their pixels; what the model has read up to the last picture is kept by
+the tokens and pictures before it. Where the parts lie depends on the prompt alone, not on what is kept or who else
+is asking, so that the same prompt is always read by the same computations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from chiasm.core.batch import Batch, ImageSpan
+from chiasm.core.plan import ImagePlan
+from chiasm.core.protocols import Kept, OpenPrompt, Slots, Slotted
+from chiasm.generation.exactness import company_needed
+from chiasm.generation.requests import Ticket
+from chiasm.generation.sampling import choose
+from chiasm.generation.store import Store
+
+Reading = Generator[None, None, tuple[OpenPrompt, torch.Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keeping:
+    """What may be kept between requests.
+
+    Attributes:
+        picture_bytes: of encoded pictures.
+        beginning_bytes: of the keys and values of prompts' beginnings.
+    """
+
+    picture_bytes: int = 256 * 2**20
+    beginning_bytes: int = 512 * 2**20
+
+
+class SlotRun:
+    """The running replies and the prompts that are being read.
+
+    Args:
+        module: what reads and writes.
+        slots: its empty cache.
+        rows: most running replies and prompts together.
+        chunk: tokens of a prompt read at once.
+        apart: no bit of a reply depends on the others.
+        keeping: see `Keeping`.
+    """
+
+    def __init__(self, module: Slotted, slots: Slots, *, rows: int, chunk: int, apart: bool, keeping: Keeping) -> None:
+        self.module, self.slots, self.rows, self.chunk, self.apart = module, slots, rows, chunk, apart
+        self.pictures: Store[torch.Tensor] = Store(keeping.picture_bytes)
+        self.beginnings: Store[Kept] = Store(keeping.beginning_bytes)
+        self.tickets: list[Ticket] = []  # one a row
+        self.prompts: list[tuple[Ticket, Reading]] = []
+        self.prompt_tokens_read = 0
+        self._logits: list[torch.Tensor] = []  # one (1, V) a row, of the token that is to be drawn
+        self._making: set[bytes] = set()
+        self._turn = 0
+        self._company = company_needed(module, rows) if apart else 1
+
+    @property
+    def count(self) -> int:
+        """Replies and prompts in hand."""
+        return len(self.tickets) + len(self.prompts)
+
+    def join(self, ticket: Ticket, prepare: Callable[[], Batch]) -> None:
+        """Take a request in.
+
+        Args:
+            ticket: its reply.
+            prepare: makes the batch of its one prompt.
+        """
+        self.prompts.append((ticket, self._read(ticket, prepare)))
+
+    def read(self) -> None:
+        """One unit of one prompt; prompts take turns."""
+        self._turn = (self._turn + 1) % len(self.prompts)
+        ticket, reading = self.prompts[self._turn]
+        try:
+            if ticket.over:
+                reading.close()
+            else:
+                next(reading)
+                return
+        except StopIteration as end:
+            prompt, logits = end.value
+            self.slots.admit(prompt)
+            self.tickets.append(ticket)
+            self._logits.append(logits)
+        except Exception as error:
+            ticket.fail(error)
+        del self.prompts[self._turn]
+
+    def write(self) -> None:
+        """One more token for every running reply; those that are over leave."""
+        self._drop()
+        if not self.tickets:
+            return
+        tokens: list[int] = []
+        for ticket, logits in zip(self.tickets, self._logits, strict=True):
+            tokens.append(self._draw(ticket, logits))
+        going = self._drop()
+        if going:
+            self._advance([tokens[at] for at in going])
+
+    def _draw(self, ticket: Ticket, logits: torch.Tensor) -> int:
+        try:
+            ((token_id, score),) = choose([logits], [ticket.chooser])
+            ticket.take(token_id, score)
+        except Exception as error:
+            ticket.fail(error)
+            return 0
+        return token_id
+
+    def _drop(self) -> list[int]:
+        """Let go of the replies that are over; where the rows that remain stood before."""
+        stood = list(range(len(self.tickets)))
+        for row in reversed(range(len(self.tickets))):
+            if self.tickets[row].over:
+                self.slots.leave(row)
+                _leave(self.tickets, row)
+                _leave(self._logits, row)
+                _leave(stood, row)
+        return stood
+
+    def _advance(self, tokens: Sequence[int]) -> None:
+        try:
+            if self._company is None:
+                raise _RowsDiffer
+            self._logits = list(self._write(tokens, 0, self._company).split(1))[: len(tokens)]
+        except Exception as error:  # one of the rows may be at fault: the others must not pay for it
+            if len(tokens) == 1 and not isinstance(error, _RowsDiffer):
+                self.tickets[0].fail(error)
+                return
+            for row, token in enumerate(tokens):
+                try:
+                    self._logits[row] = self._write([token], row, 1)
+                except Exception as own:
+                    self.tickets[row].fail(own)
+
+    def _write(self, tokens: Sequence[int], start: int, least: int) -> torch.Tensor:
+        ids = list(tokens) + [0] * (least - len(tokens))
+        device = self._logits[0].device
+        return self.module.write(torch.tensor(ids, device=device), self.slots, start, apart=self.apart)
+
+    def _read(self, ticket: Ticket, prepare: Callable[[], Batch]) -> Reading:
+        """Read a prompt, a unit between two yields."""
+        batch = prepare()
+        ticket.begin(batch, 0)
+        yield
+        keys = picture_keys(self.module, batch)
+        marks = beginning_keys(batch, keys)
+        while any(key in self._making for key in marks.values()):
+            yield  # somebody else is reading the same beginning
+        stop, kept = self._longest(marks)
+        mine = [key for end, key in marks.items() if end > stop]
+        self._making.update(mine)
+        try:
+            pictures: list[torch.Tensor | None] = []
+            for number, span in enumerate(batch.spans):
+                if span.stop <= stop:
+                    pictures.append(None)
+                    continue
+                pictures.append(self._picture(batch, number, keys[number]))
+                yield
+            prompt = self.module.open_prompt(_moved(batch, self._device), pictures, kept)
+            logits = None
+            for end in parts(prompt.read, prompt.length, marks, self.chunk):
+                self.prompt_tokens_read += end - prompt.read
+                logits = self.module.read_prompt(prompt, end - prompt.read)
+                if end == max(marks, default=None):
+                    beginning = prompt.keep()
+                    self.beginnings.put(marks[end], beginning, beginning.nbytes)
+                if end in marks:
+                    self._making.discard(marks[end])
+                if end < prompt.length:
+                    yield
+            assert logits is not None
+            return prompt, logits
+        finally:
+            self._making.difference_update(mine)
+
+    def _longest(self, marks: dict[int, bytes]) -> tuple[int, Kept | None]:
+        """The longest beginning that is kept, and where it ends."""
+        for end in sorted(marks, reverse=True):
+            if marks[end] in self.beginnings:
+                return end, self.beginnings.get(marks[end])
+        if marks:
+            self.beginnings.counts.misses += 1
+        return 0, None
+
+    def _picture(self, batch: Batch, number: int, key: bytes) -> torch.Tensor:
+        tokens = self.pictures.get(key)
+        if tokens is None:
+            alone = _alone(self.module, batch, number)
+            found = self.module.pictures(_moved(alone, self._device))
+            assert found is not None
+            tokens = found[0].clone()  # not a view of something larger
+            self.pictures.put(key, tokens, tokens.nbytes)
+        return tokens
+
+    @property
+    def _device(self) -> Any:
+        return next(self.module.parameters()).device  # type: ignore[attr-defined]
+
+
+class _RowsDiffer(Exception):
+    """Rows must be written one by one, or their bits would depend on each other."""
+
+
+def _leave(rows: list[Any], row: int) -> None:
+    rows[row] = rows[-1]
+    rows.pop()
+
+
+def picture_keys(module: Slotted, batch: Batch) -> list[bytes]:
+    """What each picture's tokens depend on, in 32 bytes: its pixels, how they are laid out, the question if it is told.
+
+    Args:
+        module: cuts the pixels.
+        batch: one conversation.
+
+    Returns:
+        One key a picture.
+    """
+    if not batch.plans:
+        return []
+    told = b"" if batch.instruction_ids is None else batch.instruction_ids.cpu().numpy().tobytes()
+    keys = []
+    for piece, plan in zip(module.pieces(batch), batch.plans, strict=True):
+        key = hashlib.blake2b(told, digest_size=32)
+        key.update(repr((plan, piece.dtype, tuple(piece.shape))).encode())
+        key.update(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        keys.append(key.digest())
+    return keys
+
+
+def beginning_keys(batch: Batch, keys: Sequence[bytes]) -> dict[int, bytes]:
+    """Where a prompt may be cut, after each of its pictures, and what the model's memory of it up to there depends on.
+
+    Args:
+        batch: one conversation, without padding.
+        keys: of its pictures.
+
+    Returns:
+        Key by place; a cut at the very end is left out, since a reply needs one token to be read.
+    """
+    assert batch.input_ids is not None
+    ids, found = batch.input_ids[0].cpu(), {}
+    for number, span in enumerate(batch.spans):
+        if 0 < span.stop < len(ids):
+            key = hashlib.blake2b(ids[: span.stop].numpy().tobytes(), digest_size=32)
+            for before, own in zip(batch.spans[: number + 1], keys, strict=False):
+                key.update(own + before.start.to_bytes(8, "little") + before.stop.to_bytes(8, "little"))
+            found[span.stop] = key.digest()
+    return found
+
+
+def parts(start: int, length: int, marks: dict[int, bytes], chunk: int) -> list[int]:
+    """Where the parts of a prompt end: after every `chunk` tokens, counted anew from each mark.
+
+    Args:
+        start: how much is read already; 0 or a mark.
+        length: of the prompt.
+        marks: places that no part crosses.
+        chunk: most tokens of a part.
+
+    Returns:
+        Ends, ascending; the last is `length`.
+    """
+    ends = []
+    for stop in [*(mark for mark in sorted(marks) if mark > start), length]:
+        ends += [*range(start + chunk, stop, chunk), stop]
+        start = stop
+    return ends
+
+
+def _alone(module: Slotted, batch: Batch, number: int) -> Batch:
+    """One picture of a batch."""
+    plan: ImagePlan = batch.plans[number]
+    span: ImageSpan = batch.spans[number]
+    return Batch(
+        input_ids=batch.input_ids,
+        pixel_values=module.pieces(batch)[number],
+        plans=(plan,),
+        spans=(span,),
+        instruction_ids=batch.instruction_ids,
+        instruction_mask=batch.instruction_mask,
+    )
+
+
+def _moved(batch: Batch, device: Any) -> Batch:
+    moved = batch.to(device)
+    moved.attention_mask = None
+    return moved

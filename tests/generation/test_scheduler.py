@@ -1,0 +1,247 @@
+"""The batching engine: replies don't depend on company, whoever joins, leaves, fails or is cancelled, and whenever."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.gallery import rgb
+
+import chiasm
+from chiasm.core.messages import Conversation, parse_conversation
+from chiasm.core.replies import Reply
+from chiasm.generation.requests import Request, Ticket
+from chiasm.generation.sampling import Sampling
+from chiasm.generation.scheduler import Scheduler
+from chiasm.models.model import Model
+
+# plain, three positions a token, routed weights, latent attention with experts, ALiBi, a picture in two sizes
+SLOTTED = ("llava", "qwen2_vl", "cogvlm", "xcomposer", "kimi_vl", "llava_next", "instructblip")
+ELSEWHERE = ("flamingo", "blip", "coca")
+
+
+@cache
+def tiny(family: str) -> Model:
+    torch.manual_seed(0)
+    return chiasm.new(family, tiny=True)
+
+
+def asked(text: str, *pictures: int) -> Conversation:
+    content: list[Any] = [{"type": "image", "image": rgb(40 + 9 * each, 50)} for each in pictures]
+    return parse_conversation([{"role": "user", "content": [*content, {"type": "text", "text": text}]}])
+
+
+def requests(model: Model) -> list[Request]:
+    """Eight that differ in everything."""
+    one = model.family.name in ELSEWHERE
+    pictures: list[tuple[int, ...]] = [(0,), (1,), (0,), (2,), (0,), (1,), (3,), (0,)]
+    if not one and model.family.name == "llava":
+        pictures[1], pictures[3], pictures[5] = (1, 2), (), (0, 0, 1)
+    made = []
+    for at, shown in enumerate(pictures):
+        sampling = Sampling(temperature=0.9, top_p=0.8, seed=at) if at % 3 == 1 else Sampling()
+        text = "what is it" + " or not" * (at % 4)
+        made.append(Request(conversation=asked(text, *shown), sampling=sampling, max_new_tokens=3 + 2 * at))
+    return made
+
+
+def solo(model: Model, wanted: Sequence[Request]) -> list[tuple[int, ...]]:
+    replies = []
+    for request in wanted:
+        scheduler = model.scheduler(1)
+        ticket = scheduler.add(request)
+        scheduler.run()
+        replies.append(tuple(ticket.reply.token_ids))
+    return replies
+
+
+@pytest.mark.parametrize("family", [*SLOTTED, *ELSEWHERE])
+def test_company_changes_no_reply(family: str) -> None:
+    model = tiny(family)
+    wanted = requests(model)
+    scheduler = model.scheduler(4)
+    assert (scheduler.slotted is not None) == (family in SLOTTED)
+    tickets = [scheduler.add(request) for request in wanted]
+    scheduler.run()
+    assert [tuple(ticket.reply.token_ids) for ticket in tickets] == solo(model, wanted)
+    for ticket in tickets:
+        assert ticket.reply.usage.completion_tokens == len(ticket.reply.logprobs) == len(ticket.reply.token_ids)
+    if scheduler.slotted is not None:
+        assert scheduler.slotted.slots.nbytes == 0
+
+
+def test_as_the_whole_prompt_read_at_once() -> None:
+    """The engine's chunks and rows against the module's own prefill and decode."""
+    model = tiny("llava")
+    from chiasm.generation.decoding import generate
+
+    for request in requests(model):
+        if request.sampling.temperature == 0:
+            batch = model.processor([request.conversation])
+            limits = model.limits(request.max_new_tokens, None)
+            (plain,) = generate(model.module, batch, model.processor.tokenizer, limits, Sampling())  # type: ignore[arg-type]
+            scheduler = Scheduler(model.module, model.processor, model.limits, chunk=5)  # type: ignore[arg-type]
+            ticket = scheduler.add(request)
+            scheduler.run()
+            assert plain.token_ids == ticket.reply.token_ids
+            assert plain.logprobs == pytest.approx(ticket.reply.logprobs, abs=1e-5)
+            assert plain.usage == ticket.reply.usage
+
+
+@cache
+def _expected() -> tuple[tuple[int, ...], ...]:
+    return tuple(solo(tiny("llava"), requests(tiny("llava"))))
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    arrivals=st.permutations(range(8)),
+    gaps=st.lists(st.integers(0, 4), min_size=8, max_size=8),
+    leavers=st.dictionaries(st.integers(0, 7), st.integers(0, 6), max_size=3),
+    rows=st.integers(1, 5),
+    chunk=st.sampled_from([3, 16, 64]),
+)
+def test_any_schedule(arrivals: list[int], gaps: list[int], leavers: dict[int, int], rows: int, chunk: int) -> None:
+    model = tiny("llava")
+    wanted, expected = requests(model), _expected()
+    scheduler = Scheduler(model.module, model.processor, model.limits, rows=rows, chunk=chunk)  # type: ignore[arg-type]
+    tickets: dict[int, Ticket] = {}
+    left = dict(leavers)
+
+    def step() -> None:
+        scheduler.step()
+        assert scheduler.active <= rows
+        for at in [at for at in left if at in tickets]:
+            left[at] -= 1
+            if left[at] < 0:
+                tickets[at].cancelled = True
+                del left[at]
+
+    for at, gap in zip(arrivals, gaps, strict=True):
+        tickets[at] = scheduler.add(wanted[at])
+        for _ in range(gap):
+            step()
+    while not scheduler.idle:
+        step()
+    for at, ticket in tickets.items():
+        if not ticket.cancelled:
+            assert tuple(ticket.reply.token_ids) == expected[at], at
+    assert scheduler.slotted is not None and scheduler.slotted.slots.nbytes == 0
+
+
+@pytest.mark.parametrize("family", ["llava", "blip"])
+def test_one_poisoned_request_harms_none(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(family)
+    good = [Request(conversation=asked(f"what is number {at}?", 0), max_new_tokens=5) for at in range(15)]
+    poison = parse_conversation([{"role": "user", "content": [{"type": "image", "image": object()}, "what?"]}])
+    scheduler = model.scheduler(16)
+    tickets = [scheduler.add(request) for request in [*good[:7], Request(conversation=poison), *good[7:]]]
+    scheduler.run()
+    assert isinstance(tickets.pop(7).result, chiasm.PictureError)
+    assert [tuple(ticket.reply.token_ids) for ticket in tickets] == solo(model, good)
+
+
+def test_a_row_that_fails_in_the_middle_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llava")
+    wanted = requests(model)[:4]
+    expected, plain = solo(model, wanted), model.module.write  # type: ignore[operator]
+    scheduler = model.scheduler(4)
+    tickets = [scheduler.add(request) for request in wanted]
+    assert scheduler.slotted is not None
+
+    def failing(ids: torch.Tensor, slots: Any, start: int, **how: Any) -> torch.Tensor:
+        assert scheduler.slotted is not None
+        if tickets[2] in scheduler.slotted.tickets[start : start + len(ids)]:
+            raise RuntimeError("out of memory")
+        return plain(ids, slots, start, **how)
+
+    monkeypatch.setattr(model.module, "write", failing)
+    scheduler.run()
+    assert isinstance(tickets.pop(2).result, RuntimeError)
+    assert [tuple(ticket.reply.token_ids) for ticket in tickets] == [e for at, e in enumerate(expected) if at != 2]
+
+
+def test_beams_are_one_kind_of_request() -> None:
+    model = tiny("llava")
+    wanted = [Request(conversation=asked("what?", 0), max_new_tokens=6, num_beams=3), *requests(model)[:3]]
+    scheduler = model.scheduler(4)
+    tickets = [scheduler.add(request) for request in wanted]
+    scheduler.run()
+    (beams,) = model.generate([wanted[0].conversation], max_new_tokens=6, num_beams=3)
+    assert tickets[0].reply == beams
+    assert [tuple(ticket.reply.token_ids) for ticket in tickets[1:]] == solo(model, wanted[1:])
+
+
+def test_a_long_prompt_doesnt_hold_running_replies_up() -> None:
+    model = tiny("llava")
+    scheduler = Scheduler(model.module, model.processor, model.limits, chunk=4)  # type: ignore[arg-type]
+    running = scheduler.add(Request(conversation=asked("what?"), max_new_tokens=200))
+    while not running.running.token_ids:
+        scheduler.step()
+    scheduler.add(Request(conversation=asked("long " * 120), max_new_tokens=1))
+    assert scheduler.slotted is not None
+    before, steps = len(running.running.token_ids), 0
+    while (scheduler.slotted.prompts or steps == 0) and not running.over:
+        scheduler._seconds = 0.0  # one unit a step, however slow the machine
+        scheduler.step()
+        steps += 1
+    assert len(running.running.token_ids) - before == steps > 30
+
+
+def test_questions_on_one_picture_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llava")
+    encoded: list[int] = []
+    plain = model.module.pictures  # type: ignore[operator]
+    monkeypatch.setattr(model.module, "pictures", lambda batch: (encoded.append(len(batch.plans)), plain(batch))[1])
+    wanted = [Request(conversation=asked(f"question {at}?", 0), max_new_tokens=2) for at in range(20)]
+    expected = solo(model, wanted)
+    encoded.clear()
+    scheduler = model.scheduler(8)
+    first = [scheduler.add(request) for request in wanted[:10]]
+    scheduler.run()
+    later = [scheduler.add(request) for request in wanted[10:]]
+    scheduler.run()
+    assert encoded == [1]
+    run = scheduler.slotted
+    assert run is not None and run.beginnings.counts.items == 1 and run.beginnings.counts.hits == 19
+    lengths = [ticket.reply.usage.prompt_tokens for ticket in [*first, *later]]
+    assert run.prompt_tokens_read < sum(lengths) - 19 * (run.beginnings.counts.nbytes > 0)
+    assert [tuple(ticket.reply.token_ids) for ticket in [*first, *later]] == expected
+
+
+def test_the_same_pixels_under_another_question_or_plan_are_other_pictures() -> None:
+    from chiasm.generation.slotted import beginning_keys, picture_keys
+
+    model = tiny("llava")
+    one, two = (model.processor([asked(text, 0)]) for text in ("what?", "where?"))
+    module: Any = model.module
+    assert picture_keys(module, one) == picture_keys(module, two)
+    assert beginning_keys(one, picture_keys(module, one)) == beginning_keys(two, picture_keys(module, two))
+    other = model.processor([asked("what?", 1)])
+    assert picture_keys(module, other) != picture_keys(module, one)
+    told = tiny("instructblip")
+    asking = [told.processor([asked(text, 0)]) for text in ("what?", "where?")]
+    first, second = (picture_keys(told.module, batch) for batch in asking)  # type: ignore[arg-type]
+    assert first != second
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "kimi_vl", "blip"])
+def test_deterministic_replies_are_bit_equal(family: str) -> None:
+    model = tiny(family)
+    wanted = requests(model)
+    seen = []
+    for order in (range(8), range(7, -1, -1), (3, 1, 4, 0, 5, 2, 6, 7)):
+        scheduler = model.scheduler(5, deterministic=True)
+        tickets = {}
+        for at in order:
+            tickets[at] = scheduler.add(wanted[at])
+            scheduler.step()
+        scheduler.run()
+        replies: list[Reply] = [tickets[at].reply for at in range(8)]
+        seen.append([(reply.token_ids, [value.hex() for value in reply.logprobs]) for reply in replies])
+    assert seen[0] == seen[1] == seen[2]
