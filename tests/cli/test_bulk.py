@@ -9,6 +9,7 @@ import ray
 from PIL import Image
 
 import chiasm
+from chiasm.cli import main
 from chiasm.cli.bulk import ENGINES, Bulk
 from chiasm.cli.caption import caption
 from chiasm.cli.embed import embed
@@ -61,6 +62,19 @@ def test_caption_on_ray_equals_caption_here_and_names_a_bad_picture(folder, clus
     (folder / "bad.png").write_bytes(b"no picture")
     with pytest.raises(ChiasmError, match="picture_unknown_format"):
         caption(str(folder / "llava"), str(folder / "bad.png"), bulk=Bulk(engine="ray"))
+
+
+def test_curate_on_ray_equals_curate_here(folder, cluster, tmp_path):
+    chiasm.new("blip").save(folder / "blip")
+    for number in range(20):
+        (folder / "pictures" / f"{number:02d}.txt").write_text(f"a red cat {number}\n")
+    for engine in ENGINES:
+        command = ["curate", folder / "pictures", "--captioner", folder / "blip", "--filter", folder / "clip", "--out"]
+        command += [tmp_path / engine, "--max-new-tokens", "4", "--threshold", "0.02", "--engine", engine]
+        assert main([str(word) for word in command]) == 0
+    here, there = (sorted(p for p in (tmp_path / engine).rglob("*") if p.is_file()) for engine in ENGINES)
+    assert [path.name for path in here] == [path.name for path in there] and len(here) > 5
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(here, there, strict=True))
 
 
 def test_mistakes_are_named(folder, tmp_path):

@@ -76,3 +76,17 @@ def test_flops_buy_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for budget, steps in (("1e4flops", 100), ("10s", 20), ("7steps", 7), ("1flops", 1)):
         asked = replace(SMALL, budget=budget)
         assert comparison._claim(asked, tmp_path / budget, lambda line: None)["clip_pico"]["steps"] == steps
+
+
+def test_a_mixture_is_held_out_part_by_part_and_drawn_alike(tmp_path: Path) -> None:
+    from dataclasses import replace as changed
+
+    from chiasm.data.open import open_dataset
+    from chiasm.recipes.comparison import _run_of
+
+    mixed = "scenes:train:captions?size=96&count=6 + scenes:train:counting?count=2"
+    assert held_out_of(mixed) == mixed.replace("train", "test")
+    assert held_out_of("scenes:train + pictures/train") is None
+    assert len(open_dataset(mixed)) == 8
+    run = _run_of(changed(SMALL, data=mixed), "clip_pico", 0)
+    assert [source.name for source in run.data] == mixed.split(" + ")

@@ -1,7 +1,7 @@
-"""Embedding and captioning many pictures, here or on Ray Data: the same chunks, so the same results.
+"""Embedding, captioning and judging many pictures, here or on Ray Data: the same chunks, so the same results.
 
 A chunk is what one forward pass takes. Ray sends chunks to processes that each hold the model (on one machine, or on
-the cluster that ``RAY_ADDRESS`` names, where every path must be readable); results come back in order.
+the cluster that ``RAY_ADDRESS`` names, where every path must be readable); results come back as they are ready.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from chiasm.models.model import Model
 
 ENGINES = ("local", "ray")
+AHEAD = 4  # chunks of a Ray task: what is lost when everything is killed
+PROMPT = "Describe the picture in one sentence."
 Work = Callable[["Model", list[str]], list[Any]]
 
 
@@ -73,14 +75,35 @@ class Bulk:
             The results, in order.
 
         Raises:
-            ChiasmError: what `work` raised, of the first chunk that failed.
+            ChiasmError: what `work` raised.
             SourceError: Ray isn't installed.
         """
-        chunks = [list(pictures[at : at + chunk]) for at in range(0, len(pictures), chunk)]
+        chunks = {at: list(pictures[at : at + chunk]) for at in range(0, len(pictures), chunk)}
+        done = dict(self.each(work, model, source, options, chunks))
+        return [result for at in chunks for result in done[at]]
+
+    def each(
+        self, work: Work, model: Model | None, source: str, options: Loading, chunks: Mapping[int, list[str]]
+    ) -> Iterator[tuple[int, list[Any]]]:
+        """Compute chunk after chunk; the caller can keep what is ready while the rest is computed.
+
+        Args:
+            work, model, source, options: as for `run`.
+            chunks: number → items, strings that `work` understands.
+
+        Yields:
+            A chunk's number and its results; in order here, as they are ready on Ray.
+
+        Raises:
+            ChiasmError: what `work` raised.
+            SourceError: Ray isn't installed.
+        """
         if self.engine == "local":
             assert model is not None
-            return [result for paths in chunks for result in work(model, paths)]
-        return on_ray(work, source, options, chunks, self.workers)
+            for number, items in chunks.items():
+                yield number, work(model, items)
+        elif chunks:
+            yield from on_ray(work, source, options, chunks, self.workers)
 
 
 BULK = Bulk()
@@ -106,8 +129,10 @@ def listed_pictures(paths: Sequence[str]) -> list[str]:
     return found
 
 
-def on_ray(work: Work, source: str, options: Loading, chunks: Sequence[list[str]], workers: int) -> list[Any]:
-    """`Bulk.run` on Ray Data; arguments as there, the pictures in chunks."""
+def on_ray(
+    work: Work, source: str, options: Loading, chunks: Mapping[int, list[str]], workers: int
+) -> Iterator[tuple[int, list[Any]]]:
+    """`Bulk.each` on Ray Data; arguments as there."""
     try:
         ray: Any = importlib.import_module("ray")
         importlib.import_module("ray.data")
@@ -126,21 +151,21 @@ def on_ray(work: Work, source: str, options: Loading, chunks: Sequence[list[str]
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        rows = [{"number": number, "paths": paths} for number, paths in enumerate(chunks)]
-        data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 4 * workers)).map(
+        rows = [{"number": number, "paths": paths} for number, paths in chunks.items()]
+        blocks = min(len(rows), max(4 * workers, len(rows) // AHEAD))
+        data = ray.data.from_items(rows, override_num_blocks=blocks).map(
             _Worker,
             fn_constructor_kwargs={"work": work, "source": source, "options": asdict(options)},
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(chunks))),
             num_cpus=1,
         )
-        done = sorted(data.take_all(), key=lambda row: row["number"])
+        for row in data.iter_rows():
+            if row["error"] is not None:
+                raise _error(row["error"])
+            yield int(row["number"]), list(row["results"])
     finally:
         if started:
             ray.shutdown()
-    for row in done:
-        if row["error"] is not None:
-            raise _error(row["error"])
-    return [result for row in done for result in row["results"]]
 
 
 class _Worker:
@@ -180,14 +205,22 @@ def picture_vectors(model: Model, paths: list[str]) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Captions:
-    """Captions under one prompt and one way of sampling."""
+    """Captions under one prompt (None: see `caption_prompt`) and one way of sampling."""
 
-    prompt: str
+    prompt: str | None
     settings: dict[str, Any]
 
     def __call__(self, model: Model, paths: list[str]) -> list[Any]:
         """One mapping with `caption` and `finish_reason` a picture."""
         from chiasm.cli.ask import user_turn
 
-        replies = model.generate([[user_turn([path], self.prompt)] for path in paths], **self.settings)
+        prompt = caption_prompt(model) if self.prompt is None else self.prompt
+        replies = model.generate([[user_turn([path], prompt)] for path in paths], **self.settings)
         return [{"caption": reply.text.strip(), "finish_reason": reply.finish_reason} for reply in replies]
+
+
+def caption_prompt(model: Model) -> str:
+    """What a model is asked for a caption: nothing where the words would begin the caption itself (BLIP, CoCa)."""
+    from chiasm.processing.fusion import FusionProcessor
+
+    return "" if isinstance(model.processor, FusionProcessor) else PROMPT

@@ -7,14 +7,13 @@ from chiasm.cli.options import LOADING, SAMPLING, Loading, Sampling
 from chiasm.cli.output import UsageError, emit, say
 
 CHUNK = 8  # pictures of a forward pass
-PROMPT = "Describe the picture in one sentence."
 
 
 def caption(
     model: str,
     /,
     *images: str,
-    prompt: str = PROMPT,
+    prompt: str | None = None,
     sampling: Sampling = SAMPLING,
     bulk: Bulk = BULK,
     options: Loading = LOADING,
@@ -24,7 +23,8 @@ def caption(
     Args:
         model: A bundled name, a folder, or a hub id.
         images: Picture files, or folders of them.
-        prompt: What the model is asked about each picture.
+        prompt: What the model is asked about each picture, or the words that the caption begins with; by default one
+            sentence is asked for, and nothing of models that write nothing but captions.
     """
     if not images:
         raise UsageError("no picture was given", hint="chiasm caption MODEL IMAGE")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App, Parameter
 
 from chiasm.cli.options import OUTPUT, Output
-from chiasm.cli.output import FAILED, UsageError, emit, note, say
+from chiasm.cli.output import FAILED, UsageError, emit, note, progress, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,7 +92,7 @@ def check(
     looker = Looker(processor=processor, max_length=max_length, evaluation=evaluation)
     if workers is None:
         workers = (os.cpu_count() or 1) if len(dataset) > _ALONE else 0
-    report = check_rows(dataset, looker, against=others, workers=workers, progress=_progress("rows"))
+    report = check_rows(dataset, looker, against=others, workers=workers, progress=progress("rows"))
     if module is not None:
         report.forecast.update(_training(module, report.forecast))
     if skip_list is not None:
@@ -132,7 +131,7 @@ def convert(
 
     dataset = opening.open(source, skip_list)
     done = converting.convert(
-        dataset, target, to, skip_bad=skip_bad or skip_list is not None, progress=_progress("rows")
+        dataset, target, to, skip_bad=skip_bad or skip_list is not None, progress=progress("rows")
     )
     for name, rows in done.left_out.items():
         note(f"left out: {name} of {rows:,} rows, for which {to} has no room")
@@ -252,27 +251,6 @@ def _training(module: nn.Module, forecast: dict[str, Any]) -> dict[str, Any]:
         "time": {**forecast["time"], "training_seconds_here": round(operations / (2 * size**3 / best), 1)},
         "memory": {**forecast["memory"], **{f"{name}_bytes": value for name, value in memory.items()}},
     }
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    """Progress on standard error: one line that changes on a terminal, a line every 10 seconds otherwise."""
-    start = last = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        terminal = sys.stderr.isatty()
-        if now - last < (0.2 if terminal else 10) and not (terminal and done == total):
-            return
-        last = now
-        left = (now - start) * (total - done) / max(done, 1)
-        line = f"{done:,} of {total:,} {what}, {done / max(now - start, 1e-9):,.0f} a second, {left:.0f} s left"
-        if terminal:
-            print(f"\r{line}\x1b[K", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        else:
-            note(line)
-
-    return show
 
 
 def _say_report(report: Any, skip_list: Path | None) -> None:

@@ -177,7 +177,7 @@ class _Progress:
 
 
 def _list(options: Loading) -> None:
-    from chiasm.evaluation.protocol import NEEDS
+    from chiasm.evaluation.protocol import needed
     from chiasm.evaluation.tasks import tasks as known
 
     rows = [
@@ -185,7 +185,7 @@ def _list(options: Loading) -> None:
             "name": task.name,
             "group": task.group or None,
             "about": task.about,
-            "needs": NEEDS[task.way],
+            "needs": needed(task.way),
             "data": "your copy" if task.needs_folder else "none",
         }
         for task in known().values()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chiasm.core.errors import ChiasmError
@@ -62,3 +63,24 @@ def plain(value: Any) -> Any:
     if isinstance(value, (Sequence, set, frozenset)):
         return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
     return str(value)
+
+
+def progress(what: str) -> Callable[[int, int], None]:
+    """Progress on standard error: one line that changes on a terminal, a line every 10 seconds otherwise."""
+    start = last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        terminal = sys.stderr.isatty()
+        if now - last < (0.2 if terminal else 10) and not (terminal and done == total):
+            return
+        last = now
+        left = (now - start) * (total - done) / max(done, 1)
+        line = f"{done:,} of {total:,} {what}, {done / max(now - start, 1e-9):,.0f} a second, {left:.0f} s left"
+        if terminal:
+            print(f"\r{line}\x1b[K", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        else:
+            note(line)
+
+    return show

@@ -55,6 +55,7 @@ def convert(
     *,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> Converted:
     """Write a data set in another format.
 
@@ -64,6 +65,7 @@ def convert(
         to: a name of `writers()`.
         skip_bad: leave rows out that can't be read, instead of stopping at the first.
         progress: called with (rows done, all rows) now and then.
+        beside: called with the folder before it appears, to write what goes with the data.
 
     Returns:
         What was written, and what was not.
@@ -79,6 +81,8 @@ def convert(
     building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
         done = _write(dataset, writers()[to](building), skip_bad, progress)
+        if beside is not None:
+            beside(building)
         building.chmod(0o755)
         os.sync()  # pictures are many small files: one wait for all of them
         _sync_folders(building)

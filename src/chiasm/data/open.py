@@ -67,7 +67,7 @@ def _open(spec: Any, options: Options) -> Dataset:
         path = Path(text)
         if path.exists():
             return _open_path(path, options)
-        if isinstance(spec, str) and is_named(text):
+        if isinstance(spec, str) and is_named(text) and " + " not in text:
             return open_named(text)
         return _open_text(text, options)
     parts = list(spec)

@@ -83,22 +83,38 @@ class Retrieval:
 
     def outputs(self, items: Sequence[Item], keys: Sequence[str], vectors: Vectors) -> dict[str, list[Any]]:
         """For each condition and item: ``to_text`` (a place) and ``to_picture`` (a place for each caption)."""
-        captions = [text for item in items for text in item.references]
-        owner = [at for at, item in enumerate(items) for _ in item.references]
+        captions, owner = captions_of(items)
         texts = vectors.texts(captions)
-        own: list[list[int]] = [[] for _ in items]
-        for caption, at in enumerate(owner):
-            own[at].append(caption)
         found = {}
-        for condition, pictures in _views(items, keys, vectors).items():
-            scores = _products(pictures, texts)
-            to_text = first_ranks(scores, own)
-            to_picture = first_ranks(scores.T, [[at] for at in owner])
-            found[condition] = [
-                {"to_text": int(to_text[at]), "to_picture": [int(to_picture[c]) for c in own[at]]}
-                for at in range(len(items))
-            ]
+        for condition, pictures in views(items, keys, vectors).items():
+            scores = products(pictures, texts)
+            found[condition] = places_of(scores, scores.T, owner, len(items))
         return found
+
+
+def captions_of(items: Sequence[Item]) -> tuple[list[str], list[int]]:
+    """Every caption, and the item that it belongs to."""
+    owner = [at for at, item in enumerate(items) for _ in item.references]
+    return [text for item in items for text in item.references], owner
+
+
+def places_of(to_text: np.ndarray, to_picture: np.ndarray, owner: Sequence[int], count: int) -> list[dict[str, Any]]:
+    """Where each query finds what belongs to it.
+
+    Args:
+        to_text: (items, captions) scores.
+        to_picture: (captions, items) scores.
+        owner: each caption's item.
+        count: items.
+
+    Returns:
+        For each item ``to_text`` (a place) and ``to_picture`` (a place for each of its captions).
+    """
+    own: list[list[int]] = [[] for _ in range(count)]
+    for caption, at in enumerate(owner):
+        own[at].append(caption)
+    texts, pictures = first_ranks(to_text, own), first_ranks(to_picture, [[at] for at in owner])
+    return [{"to_text": int(texts[at]), "to_picture": [int(pictures[c]) for c in own[at]]} for at in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +136,8 @@ class ZeroShot:
         head = zero_shot_head(vectors.texts, labels, self.templates)
         true = [number[item.references[0]] for item in items]
         found = {}
-        for condition, pictures in _views(items, keys, vectors).items():
-            scores = _products(pictures, head)
+        for condition, pictures in views(items, keys, vectors).items():
+            scores = products(pictures, head)
             places, order = ranks(scores, true), np.argsort(-scores, axis=1, kind="stable")[:, :5]
             found[condition] = [
                 {"place": int(place), "best": [labels[at] for at in best]}
@@ -130,12 +146,12 @@ class ZeroShot:
         return found
 
 
-def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N, M) inner products; rounded, because equal rows may differ in the last bit of a matrix product."""
     return np.round(a.astype(np.float64) @ b.astype(np.float64).T, 9)
 
 
-def _views(items: Sequence[Item], keys: Sequence[str], vectors: Vectors) -> dict[str, np.ndarray]:
+def views(items: Sequence[Item], keys: Sequence[str], vectors: Vectors) -> dict[str, np.ndarray]:
     """Picture vectors under each condition."""
     sources = [item.picture for item in items]
     own = vectors.images(sources, keys)

@@ -19,7 +19,7 @@ from chiasm.evaluation.asking import Asked, Request, ask_all, plan
 from chiasm.evaluation.controls import CONDITIONS, media_key, parts_of, pictures_of
 from chiasm.evaluation.embedding import Vectors, readable
 from chiasm.evaluation.journal import Journal, request_key
-from chiasm.evaluation.protocol import NEEDS, Item, Predictor, Source, Task
+from chiasm.evaluation.protocol import AT_ONCE, NEEDS, Item, Predictor, Source, Task, needed
 from chiasm.evaluation.report import CARDS, page
 from chiasm.evaluation.results import (
     item_rows,
@@ -96,8 +96,7 @@ def evaluate(
         begun = time.time()
         journal = Journal(settings.out / "outputs" / f"{task.name}.jsonl")
         before = len(journal.outputs)
-        embedded = task.way == "embed"
-        step = _embed if embedded else _ask
+        step = _embed if task.way in AT_ONCE else _ask
         asked = step(task, items.items, predictor, journal, settings.batch_size, progress)
         rows = {condition: [request.key for request in asked.requests[condition]] for condition in CONDITIONS}
         write_lines(settings.out / "items" / f"{task.name}.jsonl", item_rows(asked.items, rows))
@@ -170,12 +169,11 @@ def scored_run(out: Path, name: str) -> tuple[Scored, list[Fault]]:
 def _able(predictor: Predictor, settings: Plan) -> tuple[list[Task], dict[str, str]]:
     able, skipped = [], {}
     for task in settings.tasks:
-        need = NEEDS[task.way]
-        if need in predictor.capabilities:
+        if any(need <= set(predictor.capabilities) for need in NEEDS[task.way]):
             able.append(task)
         else:
             has = ", ".join(sorted(predictor.capabilities))
-            skipped[task.name] = f"the model has no {need}; it has {has}"
+            skipped[task.name] = f"the model has no {needed(task.way)}; it has {has}"
     if not able:
         first = next(iter(skipped.items()), ("none", "no task was asked for"))
         raise ConfigError("tasks_skipped", f"0 of {len(settings.tasks)} tasks can be run; {first[0]}: {first[1]}")
@@ -196,7 +194,8 @@ def folder_for(task: Task, folders: Mapping[str, Path | str]) -> Path | str | No
         raise ConfigError(
             "task_folder", f"{task.name} reads your copy of its data; 0 folders were given", hint="--data FOLDER"
         )
-    if not Path(folder).exists() and not is_named(str(folder)):
+    parts = [str(folder)] if Path(folder).exists() else str(folder).split(" + ")
+    if not all(Path(part).exists() or is_named(part) for part in parts):
         raise ConfigError("folder_missing", f"{folder} isn't there ({task.name})")
     return folder
 

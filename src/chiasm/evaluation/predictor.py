@@ -50,6 +50,10 @@ class ModelPredictor:
         """(N, E) float32; texts that are longer than the tower takes are cut, as retrieval benchmarks do."""
         return self.model.embed_texts(list(texts), truncate=True).numpy()
 
+    def match(self, images: Sequence[Any], texts: Sequence[str]) -> list[float]:
+        """Probabilities; texts that are longer than the model takes are cut, as retrieval benchmarks do."""
+        return self.model.match(list(images), list(texts), truncate=True).tolist()
+
     def ground(self, image: Any, phrase: str) -> dict[str, Any]:
         """``boxes`` and ``points``, as plain numbers."""
         regions = self.model.ground(image, phrase).regions

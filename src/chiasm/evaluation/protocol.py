@@ -18,11 +18,23 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-Way = Literal["generate", "choose", "ground", "locate", "embed"]
-# what a model must be able to do for each way of asking
-NEEDS: dict[Way, str] = {
-    "generate": "generate", "choose": "score", "ground": "ground", "locate": "locate", "embed": "embed",
-}  # fmt: skip
+Way = Literal["generate", "choose", "ground", "locate", "embed", "match", "rerank"]
+# what a model must be able to do for each way of asking; of several alternatives one
+NEEDS: dict[Way, tuple[frozenset[str], ...]] = {
+    "generate": (frozenset({"generate"}),),
+    "choose": (frozenset({"score"}),),
+    "ground": (frozenset({"ground"}),),
+    "locate": (frozenset({"locate"}),),
+    "embed": (frozenset({"embed"}),),
+    "match": (frozenset({"match"}), frozenset({"embed"})),
+    "rerank": (frozenset({"embed", "match"}),),
+}
+AT_ONCE: tuple[Way, ...] = ("embed", "match", "rerank")  # ways in which items are compared with each other
+
+
+def needed(way: Way) -> str:
+    """What a way of asking needs, in words."""
+    return " or ".join(" and ".join(sorted(each)) for each in NEEDS[way])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +123,9 @@ class Predictor(Protocol):
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """(N, E) float32, L2-normalised."""
 
+    def match(self, images: Sequence[Any], texts: Sequence[str]) -> Sequence[float]:
+        """Probability that picture n and text n belong together."""
+
     def ground(self, image: Any, phrase: str) -> dict[str, Any]:
         """``boxes`` and ``points`` in original pixels, best first."""
 
@@ -142,6 +157,7 @@ class Metric:
         pool: items, answers and values → the figure; None = the mean.
         percent: shown times 100.
         higher: whether more is better.
+        shown: stands in comparisons' tables beside the headline.
     """
 
     name: str
@@ -149,6 +165,7 @@ class Metric:
     pool: Pool | None = None
     percent: bool = True
     higher: bool = True
+    shown: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +182,7 @@ class Task:
         prior: items → the answers of somebody who only knows which are frequent; None = no such control.
         max_new_tokens: of a reply.
         version: goes up when the same replies would score differently.
-        prepare: for tasks by embeddings: how vectors become outputs (see `embedding`).
+        prepare: for tasks whose items are compared: how vectors and scores become outputs (`embedding`, `matching`).
         group: the name that asks for this task together with others; empty = its own.
         needs_folder: whether the user's copy of the data is needed.
     """

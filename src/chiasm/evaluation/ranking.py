@@ -47,6 +47,20 @@ def retrieval_metrics() -> tuple[Metric, ...]:
     return tuple(found)
 
 
+def matching_metrics() -> tuple[Metric, ...]:
+    """How often the own caption is chosen; and of a matching head, how often one half parts right from wrong."""
+
+    def parted(item: Item, answer: Any) -> float | None:
+        if answer["by"] != "match":
+            return None  # a cosine's half means nothing
+        return 0.5 * (float(answer["own"] > 0.5) + float(answer["other"] < 0.5))
+
+    return (
+        Metric(name="chosen", values=each(lambda item, answer: float(answer["own"] > answer["other"]))),
+        Metric(name="accuracy", values=each(parted), shown=True),
+    )
+
+
 def places(way: str, answer: Any) -> list[int]:
     """An answer's places one way: one of the picture, or one for each of its captions."""
     found = answer[way]
@@ -57,7 +71,7 @@ def _recall(way: str, k: int) -> Metric:
     def value(item: Item, answer: Any) -> float:
         return float(np.mean([place < k for place in places(way, answer)]))
 
-    return Metric(name=f"{way}_r@{k}", values=each(value))
+    return Metric(name=f"{way}_r@{k}", values=each(value), shown=k != 5)
 
 
 def _median(way: str) -> Metric:

@@ -11,6 +11,7 @@ from chiasm.language.decoder import DecoderConfig
 from chiasm.nn.positions import RotaryConfig
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.processor import Processor
+from chiasm.processing.tilers import PadSquare
 from chiasm.processing.tokenizer import Tokenizer
 from chiasm.vision.vit import ViTConfig
 
@@ -60,6 +61,12 @@ def _own_size(kind: str, image_size: int, shape: Mapping[str, Any]) -> dict[str,
     if "pinpoints" in shape:
         settings["image_grid_pinpoints"] = [list(point) for point in shape["pinpoints"]]
     return settings
+
+
+def lite_pictures(side: int) -> ImageProcessor:
+    """The whole picture on a white square, levels as EfficientNet-Lite's weights want them."""
+    tiler = PadSquare(side=side, fill=(255, 255, 255))
+    return ImageProcessor(tiler=tiler, rescale_factor=1.0, mean=(127.0,) * 3, std=(128.0,) * 3)
 
 
 def clip_tower(

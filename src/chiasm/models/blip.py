@@ -23,11 +23,12 @@ from chiasm.core.registry import Family, register
 from chiasm.core.texts import TextStates
 from chiasm.fusion.cross_attention import CrossAttentionLM, Reading, grad_cam, one_picture_a_row, places
 from chiasm.language.bert import Bert, BertConfig, BertHead, CrossConfig
-from chiasm.models.assembly import Parts, picture_processor
+from chiasm.models.assembly import Parts, lite_pictures, picture_processor
 from chiasm.nn.fusion_blocks import Context
 from chiasm.processing.fusion import FusionProcessor
 from chiasm.processing.miniature import tiny_tokenizer
-from chiasm.vision.vit import ViT, ViTConfig
+from chiasm.vision.conv_grid import ConvGridConfig
+from chiasm.vision.vit import ViTConfig
 
 HEAT_DEPTH = 2 / 3  # share of the layers below the one whose attention grounds (ALBEF §6.2: the third of its upper six)
 
@@ -37,7 +38,7 @@ class BlipConfig:
     """A BLIP.
 
     Attributes:
-        vision: the picture tower.
+        vision: the picture tower; published ones are ViTs.
         language: the text tower; with `twin` it is encoder and decoder at once (the pretrained form).
         encoder, decoder: whether the checkpoint reads text with the picture, and whether it writes.
         embed_dim: E of the contrastive space, with the matching head; None = no such heads.
@@ -46,7 +47,7 @@ class BlipConfig:
         temperature: what similarities are divided by, where the checkpoint doesn't learn it.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | ConvGridConfig
     language: BertConfig
     encoder: bool
     decoder: bool
@@ -76,7 +77,7 @@ class Blip(CrossAttentionLM):
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision: ViT = config.vision.build()
+        self.vision = config.vision.build()
         self.language: Bert = config.language.build()
         if config.asks:
             cross = CrossConfig(context_dim=config.language.hidden_dim)
@@ -132,6 +133,11 @@ class Blip(CrossAttentionLM):
         """(I, E) and (B, E) embeddings → (I, B) similarities over the temperature."""
         temperature = self.temperature if self.temperature is not None else self.config.temperature
         return images @ texts.T / temperature
+
+    @property
+    def start_id(self) -> int:
+        """What a caption begins with."""
+        return self.config.start_id
 
     @property
     def embed_dim(self) -> int:
@@ -196,10 +202,10 @@ class Blip(CrossAttentionLM):
         return cam.unflatten(1, (self.config.vision.grid, self.config.vision.grid))
 
     def read(self, batch: Batch) -> Reading:
-        """The picture's states and the caption so far; or the question's states and the answer so far."""
+        """The picture's states, or `features`, and the caption so far; or the question's states and the answer's."""
         assert batch.input_ids is not None
-        pixels, ids, attend = one_picture_a_row(batch), batch.input_ids, batch.attention_mask
-        states = self.encode_images(pixels)
+        ids, attend = batch.input_ids, batch.attention_mask
+        states = self.encode_images(one_picture_a_row(batch)) if batch.features is None else batch.features
         if not self.config.asks:
             return Reading(states, None, ids, attend)
         start = batch.source_length
@@ -270,9 +276,14 @@ PRESETS = {
 
 def processor(config: BlipConfig, parts: Parts) -> FusionProcessor:
     """Stretch to the exact size; captions start with [DEC], questions stand before it."""
+    size = config.vision.image_size
+    if isinstance(config.vision, ConvGridConfig):
+        pictures = lite_pictures(size)
+    else:
+        pictures = picture_processor(parts, "BlipImageProcessor", size, patch=config.vision.patch_size)
     return FusionProcessor(
         parts.tokenizer,
-        picture_processor(parts, "BlipImageProcessor", config.vision.image_size, patch=config.vision.patch_size),
+        pictures,
         config.language.context_length,
         start_id=config.start_id if config.decoder else None,
         asks=config.asks,

@@ -22,7 +22,13 @@ CHUNK = 16  # pairs a forward pass
 
 @torch.inference_mode()
 def match_pairs(
-    module: Matching, processor: FusionProcessor, images: Sequence[Any], texts: Sequence[str], device: torch.device
+    module: Matching,
+    processor: FusionProcessor,
+    images: Sequence[Any],
+    texts: Sequence[str],
+    device: torch.device,
+    *,
+    truncate: bool = False,
 ) -> torch.Tensor:
     """(N,) probability that picture n and text n belong together; one picture or one text stands for all.
 
@@ -38,7 +44,7 @@ def match_pairs(
         raise PromptError("pair_count", f"{len(images)} pictures, {len(texts)} texts; pairs need as many of each")
     parts = []
     for at in range(0, len(images), CHUNK):
-        batch = processor.pairs(images[at : at + CHUNK], texts[at : at + CHUNK]).to(device)
+        batch = processor.pairs(images[at : at + CHUNK], texts[at : at + CHUNK], truncate=truncate).to(device)
         parts.append(module.match_logits(batch).float().sigmoid().cpu())
     return torch.cat(parts)
 

@@ -15,7 +15,7 @@ from chiasm.core.constraints import parse_constraint
 from chiasm.core.errors import CapabilityError, PromptError
 from chiasm.core.inspection import Inspection
 from chiasm.core.messages import Conversation, parse_conversation
-from chiasm.core.protocols import Answering, Embedding, Generative, Heating
+from chiasm.core.protocols import Answering, Embedding, Generative, Heating, Matching
 from chiasm.core.registry import Family, require
 from chiasm.core.replies import Grounding, Reply, Score
 from chiasm.generation.decoding import answer, generate, stream
@@ -152,10 +152,25 @@ class Model:
         probabilities = logits.softmax(-1) if getattr(module, "logit_bias", None) is None else logits.sigmoid()
         return [sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1]) for row in probabilities.tolist()]
 
-    def match(self, images: Any, texts: str | Sequence[str]) -> torch.Tensor:
-        """(N,) probability that picture n and text n belong together, by a matching head."""
+    def match(self, images: Any, texts: str | Sequence[str], *, truncate: bool = False) -> torch.Tensor:
+        """Judge pairs by a matching head.
+
+        Args:
+            images: one picture or a sequence, as for `embed_images`.
+            texts: one text or a sequence; one picture or one text stands for all.
+            truncate: cut texts that are longer than the model takes, instead of refusing them.
+
+        Returns:
+            (N,) probability that picture n and text n belong together.
+
+        Raises:
+            CapabilityError: the model has no matching head.
+            PromptError: counts that don't pair up, or a text longer than the model takes.
+        """
         self._require("match", "match()")
-        return match_pairs(self.module, self.processor, _listed(images), _listed(texts), self.device)  # type: ignore[arg-type]
+        assert isinstance(self.module, Matching)
+        pairs = _listed(images), _listed(texts)
+        return match_pairs(self.module, self.processor, *pairs, self.device, truncate=truncate)
 
     def generate(
         self,
@@ -165,7 +180,7 @@ class Model:
         top_p: float = 1.0,
         num_beams: int = 1,
         stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         constraint: Any = None,
         batch_size: int = 8,
     ) -> list[Reply]:
@@ -178,7 +193,7 @@ class Model:
             top_p: mass of the nucleus, (0, 1].
             num_beams: beam search with that many beams; 1 = none.
             stop: strings that end a reply.
-            seed: of the sampling; the same for every conversation.
+            seed: of the sampling; one for every conversation alike, or one each.
             constraint: the form of the replies: a dict is a JSON schema, a list of texts is a choice, a string or a
                 compiled pattern is a regular expression that the whole reply matches; see `core.constraints`.
             batch_size: most replies in the making at once.
@@ -194,16 +209,20 @@ class Model:
         if isinstance(self.module, Answering):
             return self._choose(conversations, batch_size)
         module, processor = self._generative("generate")
+        given = listed(conversations)
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(given)
+        if len(seeds) != len(given):
+            raise PromptError("seed_count", f"{len(given)} conversations, {len(seeds)} seeds")
         requests = [
             Request(
                 conversation=parse_conversation(item),
-                sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
+                sampling=Sampling(temperature=temperature, top_p=top_p, seed=own),
                 max_new_tokens=max_new_tokens,
                 stop=tuple(_listed(stop) if stop is not None else ()),
                 num_beams=num_beams,
                 constraint=parse_constraint(constraint),
             )
-            for item in listed(conversations)
+            for item, own in zip(given, seeds, strict=True)
         ]
         if num_beams > 1:
             return self._beams(module, requests, batch_size)

@@ -20,11 +20,9 @@ from chiasm.connectors.residual import ResidualHeadConfig
 from chiasm.core.registry import Family, register
 from chiasm.fusion.dual import DualEncoder
 from chiasm.language.bert import BertConfig
-from chiasm.models.assembly import Parts
-from chiasm.processing.image_processor import ImageProcessor
+from chiasm.models.assembly import Parts, lite_pictures
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import DualProcessor
-from chiasm.processing.tilers import PadSquare
 from chiasm.vision.efficientnet import EFFICIENTNET_LITE, EfficientNet, EfficientNetConfig
 
 
@@ -107,12 +105,7 @@ class NanoDual(DualEncoder):
 
 def processor(config: NanoDualConfig, parts: Parts) -> DualProcessor:
     """The whole picture on a white square of the tower's size, levels as EfficientNet-Lite's weights want them."""
-    pictures = ImageProcessor(
-        tiler=PadSquare(side=config.vision[0].image_size, fill=(255, 255, 255)),
-        rescale_factor=1.0,
-        mean=(127.0,) * 3,
-        std=(128.0,) * 3,
-    )
+    pictures = lite_pictures(config.vision[0].image_size)
     return DualProcessor(parts.tokenizer, pictures, config.language.context_length)
 
 

@@ -50,11 +50,11 @@ class WrittenText:
     """The caption is written, word by word.
 
     Attributes:
-        start_id: what a caption begins with.
+        start_id: what a caption begins with; None = the module's own `start_id`.
         smoothing: share of a target that is spread over all words.
     """
 
-    start_id: int
+    start_id: int | None = None
     smoothing: float = 0.1
 
 
@@ -192,7 +192,8 @@ class AlignAndFuseObjective(nn.Module):
     def _written(self, module: Any, text: WrittenText, batch: Batch, images: torch.Tensor) -> torch.Tensor:
         ids, attend = batch.input_ids, batch.attention_mask
         assert ids is not None
-        ids = torch.cat((torch.full_like(ids[:, :1], text.start_id), ids[:, 1:]), 1)
+        start = module.start_id if text.start_id is None else text.start_id
+        ids = torch.cat((torch.full_like(ids[:, :1], start), ids[:, 1:]), 1)
         labels = ids[:, 1:] if attend is None else ids[:, 1:].masked_fill(~attend[:, 1:], -100)
         logits = module.write(ids, attend, images)[:, :-1]
         return F.cross_entropy(

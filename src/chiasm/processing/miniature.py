@@ -91,7 +91,7 @@ def tiny_tokenizer(
             "opt" (byte-level BPE that begins every text with its end token).
         image_token: the placeholder that "chatml", "llama" and "opt" get as a control token.
         merges: how many BPE merges to learn.
-        corpus: lower-case lines that "clip" and "siglip" learn their pieces from.
+        corpus: lower-case lines that "clip", "siglip" and "bert" learn their pieces from.
         controls: further control tokens of "chatml" and "opt".
 
     Returns:
@@ -109,7 +109,7 @@ def tiny_tokenizer(
     if kind == "siglip":
         return _siglip(corpus)
     assert kind == "bert", kind
-    return _bert()
+    return _bert(corpus)
 
 
 def _chatml(image_token: str, count: int, controls: Sequence[str]) -> Tokenizer:
@@ -187,10 +187,10 @@ def _siglip(corpus: Sequence[str]) -> Tokenizer:
     return Tokenizer(backend, named=named, model_max_length=64, canonical=True, sentencepiece=data)
 
 
-def _bert() -> Tokenizer:
+def _bert(corpus: Sequence[str]) -> Tokenizer:
     named = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
     named["mask_token"] = "[MASK]"
-    words = [word for line in CORPUS for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(line)]
+    words = [word for line in corpus for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(line)]
     printable = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *printable, *("##" + character for character in printable)]
     pieces += [word for word in sorted(set(words)) if len(word) > 1]

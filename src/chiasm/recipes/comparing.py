@@ -68,7 +68,7 @@ def _over_seeds(runs: Sequence[Scored]) -> dict[str, Any]:
         draws = resamples(groups, DRAWS if metric.pool is None else SLOW_DRAWS)
         chosen = np.random.default_rng(0).integers(0, len(runs), (len(draws), len(runs)))
         everything = np.arange(len(rows))
-        told: dict[str, Any] = {"n": len(rows), "percent": metric.percent}
+        told: dict[str, Any] = {"n": len(rows), "percent": metric.percent, "shown": metric.shown}
         figures = {condition: [figure(run, metric, condition, rows) for run in runs] for condition in runs[0].answers}
         tables = {
             condition: np.array([[one(draw) for one in ones] for draw in draws])
@@ -91,7 +91,7 @@ def _over_seeds(runs: Sequence[Scored]) -> dict[str, Any]:
 
 
 def text_table(table: Mapping[str, Any]) -> str:
-    """The table for a terminal: the headline of each task, a line a recipe."""
+    """The table for a terminal: each task's headline and what stands beside it, a line a recipe."""
     lines = [
         f"{'recipe':<24} {'task':<14} {'metric':<14} {'score':>7} {'95 %':>13} {'blind':>7} {'gain':>7} "
         f"{'trained':>9} {'all':>9} {'steps':>7} {'FLOPs':>9} {'seconds':>8} {'MiB':>7}"
@@ -102,7 +102,8 @@ def text_table(table: Mapping[str, Any]) -> str:
             f"{row['seconds']:>8.1f} {row['peak_bytes'] / 2**20:>7.0f}"
         )
         for task, metrics in row["tasks"].items():
-            for name, told in list(metrics.items())[:1]:
+            for name in [name for at, name in enumerate(metrics) if at == 0 or metrics[name].get("shown")]:
+                told = metrics[name]
                 scale = 100 if told["percent"] else 1
                 spread = f"{scale * told['seen']['low']:.1f}-{scale * told['seen']['high']:.1f}"
                 lines.append(

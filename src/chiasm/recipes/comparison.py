@@ -102,7 +102,10 @@ def compare(asked: Comparison, out: Path, batch_size: int, tell: Tell) -> dict[s
 
 
 def _run_of(asked: Comparison, name: str, seed: int) -> Run:
-    changes = asked.settings if asked.data is None else (*asked.settings, f"data={asked.data}")
+    changes = asked.settings
+    if asked.data is not None:  # parts of a mixture are drawn alike, however long they are
+        parts = asked.data.split(" + ")
+        changes = (*changes, f"data={asked.data if len(parts) == 1 else json.dumps(parts)}")
     return replace(resolve(name, changes), seed=seed)
 
 
@@ -226,6 +229,9 @@ def held_out_of(data: str | None) -> str | None:
 
     if data is None or not is_named(data):
         return None
+    if " + " in data:
+        parts = [held_out_of(part) for part in data.split(" + ")]
+        return None if None in parts else " + ".join(part for part in parts if part is not None)
     named = re.sub(r"\b(train)\b", "test", data, count=1)
     if named != data:
         return named

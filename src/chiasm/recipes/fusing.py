@@ -6,7 +6,7 @@ All read the same captions with the same small tokenizer, so that their tables c
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chiasm.data.collation import Pairs
 from chiasm.recipes.run import ModelConfig, Run, Source, recipe
@@ -27,10 +27,10 @@ class PicoFusion(ModelConfig):
     def build(self, family: str, seed: int) -> Model:
         from chiasm.models.assembly import Parts
         from chiasm.processing.miniature import tiny_tokenizer
-        from chiasm.recipes.running.building import assemble
+        from chiasm.recipes.running.building import assemble, spoken
 
-        kind = "clip" if family == "coca" else "bert"
-        tokenizer = tiny_tokenizer(kind)  # type: ignore[arg-type]
+        kind: Any = "clip" if family == "coca" else "bert"
+        tokenizer = tiny_tokenizer(kind, merges=600, corpus=spoken())
         if family == "blip":
             tokenizer.add_control("[DEC]", "[ENC]")
         config = {"blip": _blip, "albef": _albef, "vilt": _vilt, "coca": _coca, "align": _align, "vse": _vse}[family]
@@ -130,9 +130,8 @@ def _pico() -> Run:
 def blip_pico() -> Run:
     """Contrast with a momentum copy, matching and captions over one tied text tower."""
     from chiasm.objectives.fusion import AlignAndFuse, WrittenText
-    from chiasm.processing.miniature import tiny_tokenizer
 
-    text = WrittenText(start_id=len(tiny_tokenizer("bert")))  # [DEC] is the first control token that is added
+    text = WrittenText()
     return replace(_pico(), objective=AlignAndFuse(text=text, queue_size=1024, ramp_steps=200, floor=1e-4))
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from chiasm.core.errors import CheckpointError, ConfigError
-from chiasm.core.registry import families, family
+from chiasm.core.registry import Family, families, family
 from chiasm.language.decoder import Decoder
 from chiasm.models.assembly import Parts
 from chiasm.models.model import Model
@@ -115,6 +115,25 @@ def load_processor(source: str | os.PathLike[str], offline: bool | None = None) 
     frozen = description.get("frozen")
     parts = Parts(tower_tokenizer(frozen.values())) if frozen else read_parts(folder, description)
     return family(layout.family).processor(config, parts), build_on_meta(config)
+
+
+def known(source: str | os.PathLike[str], offline: bool | None = None) -> tuple[Family, Any, Path]:
+    """What a source is; no weight is read.
+
+    Args:
+        source, offline: as for `load`.
+
+    Returns:
+        Its family, its configuration, and the folder where it lies.
+
+    Raises:
+        SourceError: the source can't be found or reached.
+        ConfigError: its configuration isn't known.
+    """
+    folder = _model_in(resolve(source, offline, bundled=bundled_folders()))
+    described = read_config(_model_in(resolve(base_of(folder), offline)) if is_adapter(folder) else folder)
+    layout = _layout_for(described)
+    return family(layout.family), layout.config_from(described), folder
 
 
 def new(source: str | os.PathLike[str], tiny: bool = True, seed: int = 0) -> Model:

@@ -1,7 +1,8 @@
 """Your own data: any data set that training takes, asked back.
 
 `answers` asks every row's last question and compares with its answers, `choices` takes the likeliest of a row's
-choices, `likelihood` tells the perplexity of its first answer, `captions` and `retrieval` use its captions.
+choices, `likelihood` tells the perplexity of its first answer; `captions`, `retrieval`, `reranking` (retrieval whose
+shortlist a matching head orders anew) and `matching` (the own caption or the nearest other one) use its captions.
 The data set is named as for training: a file or folder of any known format, or a name such as
 ``scenes:test:counting``.
 """
@@ -19,11 +20,12 @@ from chiasm.data.open import open_dataset
 from chiasm.data.rows import Fault, readable_rows
 from chiasm.evaluation.controls import frequent
 from chiasm.evaluation.embedding import Retrieval
+from chiasm.evaluation.matching import HardNegatives, Reranked
 from chiasm.evaluation.metrics.answers import exact_match
 from chiasm.evaluation.metrics.choices import LETTERS
 from chiasm.evaluation.metrics.language import perplexity
 from chiasm.evaluation.protocol import Item, Items, Metric, Source, Task, each
-from chiasm.evaluation.ranking import retrieval_metrics
+from chiasm.evaluation.ranking import matching_metrics, retrieval_metrics
 from chiasm.evaluation.reading import likeliest, said
 from chiasm.evaluation.tasks.scenes import caption_metrics
 
@@ -148,5 +150,21 @@ TASKS = (
         load=_load(_caption(""), different=True),
         prepare=Retrieval(),
         metrics=retrieval_metrics(),
+    ),
+    Task(
+        name="reranking",
+        about="retrieval on your own data, the 16 best ordered anew by the matching head",
+        way="rerank",
+        load=_load(_caption(""), different=True),
+        prepare=Reranked(),
+        metrics=retrieval_metrics(),
+    ),
+    Task(
+        name="matching",
+        about="pictures of your own data between their caption and the nearest other one",
+        way="match",
+        load=_load(_caption(""), different=True),
+        prepare=HardNegatives(),
+        metrics=matching_metrics(),
     ),
 )

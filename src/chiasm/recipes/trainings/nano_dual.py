@@ -8,7 +8,7 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -97,23 +97,44 @@ def picture_features(
 ) -> torch.Tensor:
     """(views of a pack's pictures, descriptor_dim) one tower's descriptors, picture by picture, computed once."""
     half = copy.deepcopy(tower).to(narrow_type())  # bfloat16 with channels last: three times as fast as float32
-    own = [picture for picture in pictures if picture.pack == pack.name]
-    total = len(own) * pack.views
+    own, shape = [picture for picture in pictures if picture.pack == pack.name], (tower.config.descriptor_dim,)
+    return view_features(own, pack.views, half.descriptor, shape, tower, folder, store_description(task, name, pack))
+
+
+def view_features(
+    pictures: Sequence[Picture],
+    views: int,
+    read: Callable[[torch.Tensor], torch.Tensor],
+    shape: tuple[int, ...],
+    tower: EfficientNet,
+    folder: Path,
+    description: dict[str, object],
+) -> torch.Tensor:
+    """(views of all pictures, *shape) what a frozen tower in the narrow type says of them, computed once.
+
+    Args:
+        pictures: in order.
+        views: of each; see `draw_views`.
+        read: (N, 3, s, s) pixels → (N, *shape).
+        shape: of one view's features.
+        tower: whose side the views are drawn at.
+        folder, description: of the store; see `stored_features`.
+    """
+    total = len(pictures) * views
 
     def compute(numbers: range) -> torch.Tensor:
-        first, last = numbers.start // pack.views, (numbers.stop - 1) // pack.views + 1
+        first, last = numbers.start // views, (numbers.stop - 1) // views + 1
         drawn: list[Image.Image] = []
-        for picture in own[first:last]:
-            drawn += draw_views(picture, pack.views, tower.config.image_size)
-        drawn = drawn[numbers.start - first * pack.views :][: len(numbers)]
-        return half.descriptor(levels(drawn).to(narrow_type(), memory_format=torch.channels_last)).float()
+        for picture in pictures[first:last]:
+            drawn += draw_views(picture, views, tower.config.image_size)
+        drawn = drawn[numbers.start - first * views :][: len(numbers)]
+        return read(levels(drawn).to(narrow_type(), memory_format=torch.channels_last)).float()
 
     def tell(done: int) -> None:
         if done % 640 == 0:
-            print(f"{name}: features of {done} of {total} views of {pack.name}", file=sys.stderr, flush=True)
+            print(f"{description['tower']}: features of {done} of {total} views", file=sys.stderr, flush=True)
 
-    description = store_description(task, name, pack)
-    return stored_features(folder, description, total, (tower.config.descriptor_dim,), compute, on_block=tell)
+    return stored_features(folder, description, total, shape, compute, on_block=tell)
 
 
 def store_description(task: NanoDualHeads, tower: str, pack: Pack) -> dict[str, object]:

@@ -110,9 +110,11 @@ def config_to(config: BlipConfig) -> dict[str, Any]:
     """The inverse of `config_from`.
 
     Raises:
-        ConfigError: the pretrained form, which no class of transformers holds.
+        ConfigError: the pretrained form, or another tower, which no class of transformers holds.
     """
     joint = config.embed_dim is not None
+    if not isinstance(config.vision, ViTConfig):
+        raise ConfigError("config_unpublished", "transformers has no class for a BLIP whose tower isn't a ViT")
     if config.language.twin or (joint and config.decoder) or config.match_id is not None:
         raise ConfigError("config_unpublished", "transformers has no class for a BLIP with all three heads")
     kind = RETRIEVAL if joint else VQA if config.encoder else CAPTION
@@ -169,6 +171,7 @@ def vision_rules(config: ViTConfig) -> tuple[Rule, ...]:
 
 def table(config: BlipConfig) -> Table:
     """The whole table."""
+    assert isinstance(config.vision, ViTConfig), "another tower is refused by config_to"
     language = bert.rules(config.language)
     rules: tuple[Rule, ...] = prefixed(vision_rules(config.vision), "vision_model.", "vision.")
     if config.encoder:
