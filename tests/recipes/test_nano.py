@@ -7,7 +7,6 @@ from PIL import Image
 import chiasm
 from chiasm.data.worlds.questions import sample_questions
 from chiasm.data.worlds.scenes import sample_scene
-from chiasm.models.nano import cell_features
 from chiasm.objectives.alignment import NO_WORD
 from chiasm.objectives.captioning import token_loss
 from chiasm.recipes.trainings.nano import CELLS, COUNTS, cell_targets, cut_and_mix, pack, packed_loss
@@ -76,7 +75,7 @@ def test_cell_targets_stand_where_the_things_are():
 
 def test_cells_are_in_reading_order(nano):
     pixels = torch.zeros(1, 3, 64, 64)
-    base = cell_features(nano.module.vision, pixels)
+    base = nano.module.vision.cells(pixels)
     fine, coarse = nano.module.vision.pyramid(pixels)
     assert base.shape == (1, POSITIONS, 4 * fine.shape[1] + coarse.shape[1])
     torch.testing.assert_close(base[0, 1, -coarse.shape[1] :], coarse[0, :, 0, 1])

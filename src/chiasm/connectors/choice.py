@@ -4,6 +4,7 @@ be set to any of them, which is how the answers are compared over the same tower
 from __future__ import annotations
 
 from chiasm.connectors.cross_attention_resampler import GridResamplerConfig, LatentAttentionConfig
+from chiasm.connectors.grid_transformer import GridTransformerConfig
 from chiasm.connectors.linear import LinearConnectorConfig
 from chiasm.connectors.mlp import MLPConnectorConfig
 from chiasm.connectors.prefix import PrefixConfig
@@ -18,6 +19,7 @@ Connector = (
     | GridResamplerConfig
     | LatentAttentionConfig
     | PrefixConfig
+    | GridTransformerConfig
 )
 
 

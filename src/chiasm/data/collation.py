@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from chiasm.core.batch import Batch
-from chiasm.core.errors import PromptError
+from chiasm.core.errors import ConfigError, PromptError
 from chiasm.core.messages import Conversation, ImagePart, Message, TextPart
+from chiasm.core.registry import family as known_family
 from chiasm.core.samples import Sample
+from chiasm.processing.coordinates import Place, PlaceStyle
 
 Collate = Callable[[Sequence[Sample]], Any]
 
@@ -69,6 +71,24 @@ class Answers(Conversations):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Grounded(Conversations):
+    """Where things are, asked for and written as a family does: a turn for each phrase of a sample's `boxes`.
+
+    Attributes:
+        family: whose spelling of places is learned.
+    """
+
+    family: str
+
+    def build(self, processor: Any) -> Collate:
+        style = known_family(self.family).places
+        if style is None:
+            raise ConfigError("capability_missing", f"{self.family} writes no places", hint="chiasm models")
+        collate = Conversations(pack=self.pack).build(processor)
+        return lambda samples: collate([located(sample, style, processor) for sample in samples])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pairs(CollateConfig):
     """A picture and one of its captions each: `pixel_values` and `input_ids`, row for row.
 
@@ -103,6 +123,29 @@ def asked(sample: Sample, question: str) -> Sample:
         for message in sample.conversation.messages
     )
     return replace(sample, conversation=Conversation(messages))
+
+
+def located(sample: Sample, style: PlaceStyle, processor: Any) -> Sample:
+    """The sample as a conversation that asks for each phrase of its boxes, answered in a family's spelling.
+
+    Raises:
+        PromptError: the sample has no boxes, or no picture.
+    """
+    shown = picture(sample)
+    found: dict[str, list[Place]] = {}
+    for marked in sample.annotations.get("boxes", ()):
+        found.setdefault(marked["phrase"], []).append(Place(box=tuple(marked["box"]), label=marked["phrase"]))
+    if not found:
+        raise PromptError("sample_no_boxes", f"{sample.place}: 0 boxes, at least 1 needed", hint="chiasm data check")
+    size = getattr(shown, "size", None)  # a generated picture's is known before it is drawn
+    pictures = processor.image_processor
+    plan = pictures.plan(size if isinstance(size, tuple) else pictures.read(shown).size)
+    messages: list[Message] = []
+    for phrase, places in found.items():
+        question = (TextPart(style.question.format(phrase=phrase)),)
+        messages.append(Message("user", question if messages else (ImagePart(shown), *question)))
+        messages.append(Message("assistant", (TextPart(style.write(places, plan)),)))
+    return replace(sample, conversation=Conversation(tuple(messages)))
 
 
 def picture(sample: Sample) -> Any:

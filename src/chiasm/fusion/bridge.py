@@ -15,7 +15,8 @@ from chiasm.fusion.seq2seq import SplicedSeq2Seq
 from chiasm.fusion.splice import SplicedLM
 from chiasm.language.decoder import DecoderConfig
 from chiasm.language.encoder_decoder import EncoderDecoderConfig
-from chiasm.vision.patches import FinalStates, PatchSelection
+from chiasm.vision.efficientnet import EfficientNet, EfficientNetConfig
+from chiasm.vision.patches import FinalStates, PatchSelection, PyramidCells
 from chiasm.vision.vit import ViT, ViTConfig
 
 
@@ -23,7 +24,7 @@ class Bridge(Protocol):
     """What a configuration of this wiring has; every field is read-only."""
 
     @property
-    def vision(self) -> ViTConfig:
+    def vision(self) -> ViTConfig | EfficientNetConfig:
         """The tower."""
 
     @property
@@ -35,7 +36,7 @@ class Bridge(Protocol):
         """What reads and writes."""
 
     @property
-    def reading(self) -> FinalStates | PatchSelection:
+    def reading(self) -> FinalStates | PatchSelection | PyramidCells:
         """Which of the tower's states are features."""
 
 
@@ -47,7 +48,7 @@ def crop_tokens(config: Bridge) -> int:
 class BridgedLM(SplicedLM):
     """vision → connector → a decoder."""
 
-    vision: ViT
+    vision: ViT | EfficientNet
 
     def __init__(self, config: Bridge) -> None:
         assert isinstance(config.language, DecoderConfig)
@@ -62,7 +63,7 @@ class BridgedLM(SplicedLM):
 class BridgedSeq2Seq(SplicedSeq2Seq):
     """vision → connector → an encoder–decoder."""
 
-    vision: ViT
+    vision: ViT | EfficientNet
 
     def __init__(self, config: Bridge) -> None:
         assert isinstance(config.language, EncoderDecoderConfig)

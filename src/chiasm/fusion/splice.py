@@ -199,6 +199,9 @@ class SplicedLM(nn.Module, ABC):
 
     def new_slots(self) -> SplicedSlots | None:
         """An empty cache that running replies join and leave at any step; None in a family that can't have one."""
+        rotary = getattr(self.language.config, "rotary", None)
+        if rotary is not None and rotary.varies:  # a prompt's first part turns as its whole length says
+            return None
         return SplicedSlots(self.language.new_slots())
 
     def open_prompt(

@@ -33,6 +33,8 @@ from chiasm.nn.positions import (
     xpos_tables,
 )
 
+MOST_FREQUENCIES = 64  # lengths whose frequencies are kept, where they depend on a sequence's length
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderConfig:
@@ -148,7 +150,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(config.layer(index) for index in range(config.num_layers))
         self.norm = config.block().norm()
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
-        self._frequencies: torch.Tensor | None = None
+        self._frequencies: dict[int, torch.Tensor] = {}
 
     def init_weights(self) -> None:
         """Draw embeddings as the reference does."""
@@ -204,7 +206,7 @@ class Decoder(nn.Module):
             positions = torch.arange(past, past + length, device=embeds.device)[None]
         rotary = None
         if self.config.rotary is not None:
-            rotary = self._rotary(positions, embeds.dtype)
+            rotary = self._rotary(positions, embeds.dtype, cache)
         mask = attend
         if not isinstance(mask, AttentionMask):
             mask = attention_mask(mask, causal=True, queries=length, keys=past + length, device=embeds.device)
@@ -227,19 +229,32 @@ class Decoder(nn.Module):
         weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         return F.linear(hidden, weight)
 
-    def _rotary(self, positions: torch.Tensor, dtype: torch.dtype) -> Rotary:
-        frequencies = self._rotary_frequencies(positions.device)
-        if isinstance(self.config.rotary, XPosConfig):
-            fading = self.config.rotary.fading(self.config.rotary_width).to(positions.device)
-            return xpos_tables(positions, frequencies, fading, dtype)
+    def _rotary(self, positions: torch.Tensor, dtype: torch.dtype, cache: AnyCache | None) -> Rotary:
+        rotary = self.config.rotary
+        assert rotary is not None
+        if isinstance(rotary, XPosConfig):
+            fading = rotary.fading(self.config.rotary_width).to(positions.device)
+            return xpos_tables(positions, self._rotary_frequencies(positions.device, 0), fading, dtype)
+        keys = [0]
+        if rotary.varies:
+            lengths = (positions if positions.dim() == 2 else positions.amax(0)).amax(1) + 1  # (B,)
+            if isinstance(cache, Cache):  # its keys have turned already
+                lengths = cache.prompts = lengths if cache.prompts is None else cache.prompts
+            keys = [rotary.key(length) for length in lengths.tolist()]
+        frequencies = [self._rotary_frequencies(positions.device, key) for key in keys]
+        turns = frequencies[0] if len(set(keys)) == 1 else torch.stack(frequencies)
         if positions.dim() == 2:
-            return rotary_tables(positions, frequencies, dtype)
-        assert isinstance(self.config.rotary, MultimodalRotaryConfig), "three positions a token need M-RoPE"
-        return multimodal_tables(positions, frequencies, self.config.rotary.sections, dtype)
+            return rotary_tables(positions, turns, dtype, rotary.magnitude)
+        assert isinstance(rotary, MultimodalRotaryConfig), "three positions a token need M-RoPE"
+        return multimodal_tables(positions, turns, rotary.sections, dtype, rotary.magnitude)
 
-    def _rotary_frequencies(self, device: torch.device) -> torch.Tensor:
+    def _rotary_frequencies(self, device: torch.device, key: int) -> torch.Tensor:
         # derived from the config, not a buffer: a module built on the meta device must still rotate
-        assert self.config.rotary is not None
-        if self._frequencies is None or self._frequencies.device != device:
-            self._frequencies = self.config.rotary.frequencies(self.config.rotary_width).to(device)
-        return self._frequencies
+        rotary, width = self.config.rotary, self.config.rotary_width
+        assert rotary is not None
+        found = self._frequencies.get(key)
+        if found is None or found.device != device:
+            if len(self._frequencies) >= MOST_FREQUENCIES:
+                self._frequencies.clear()
+            found = self._frequencies[key] = rotary.frequencies(width, key).to(device)
+        return found

@@ -134,7 +134,7 @@ class QueryDecoder(Decoder):
             x = torch.cat((x, self.embed_tokens(ids)), 1)
             real = torch.ones_like(ids, dtype=torch.bool) if attend is None else attend
             mask = query_text_mask(count, real, kind=kind)
-        rotary = self._rotary(torch.arange(x.shape[1], device=x.device)[None], x.dtype)
+        rotary = self._rotary(torch.arange(x.shape[1], device=x.device)[None], x.dtype, None)
         for block in self.blocks:
             look = {"picture": picture, "queries": count} if isinstance(block, QueryBlock) else {}
             x = block(x, mask=mask, rotary=rotary, **look)

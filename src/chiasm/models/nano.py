@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 
 from chiasm.connectors.soft_words import SoftWordConnector, SoftWordsConfig
 from chiasm.core.registry import Family, register
@@ -21,9 +20,7 @@ from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.miniature import CHATML_TEMPLATE, tiny_tokenizer
 from chiasm.processing.processor import Processor
 from chiasm.processing.tilers import Stretch
-from chiasm.vision.efficientnet import EFFICIENTNET_LITE, EfficientNet, EfficientNetConfig
-
-CELL = 32  # pixels of a cell's side: the stride of the coarse map
+from chiasm.vision.efficientnet import CELL, EFFICIENTNET_LITE, EfficientNet, EfficientNetConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,22 +62,7 @@ class Nano(SplicedLM):
 
     def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """(crops, 3, h, w) → (crops, P, D) features of every 32×32 pixel cell, in reading order."""
-        return cell_features(self.vision, pixels)
-
-
-def cell_features(vision: EfficientNet, pixels: torch.Tensor) -> torch.Tensor:
-    """Both scales of a tower's pyramid, cell by cell.
-
-    Args:
-        vision: the tower.
-        pixels: (B, 3, h, w), normalised; h and w are multiples of 32.
-
-    Returns:
-        (B, h/32 · w/32, 4 · fine + coarse).
-    """
-    fine, coarse = vision.pyramid(pixels)
-    fine = rearrange(fine, "b c (y p) (x q) -> b (y x) (p q c)", p=2, q=2)
-    return torch.cat((fine, rearrange(coarse, "b c y x -> b (y x) c")), -1)
+        return self.vision.cells(pixels)
 
 
 def nano_config(
@@ -102,9 +84,8 @@ def nano_config(
         words: names, places and counts that the connector knows; a phrase takes 2, 2 and 1 tokens.
         hidden_dim, num_layers, num_heads, num_slots, doubt: see `SoftWordsConfig`.
     """
-    fine, coarse = vision.pyramid_dims
     connector = SoftWordsConfig(
-        input_dim=4 * fine + coarse,
+        input_dim=vision.cell_dim,
         output_dim=language.hidden_dim,
         num_positions=(vision.image_size // CELL) ** 2,
         hidden_dim=hidden_dim,

@@ -16,9 +16,11 @@ from chiasm.fusion.bridge import BridgedLM, BridgedSeq2Seq, build_bridge
 from chiasm.language.decoder import DecoderConfig
 from chiasm.models.assembly import Parts, llama
 from chiasm.models.bridging import bridged_processor, unread
+from chiasm.processing.coordinates import GridBoxes
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
-from chiasm.vision.patches import PatchSelection
+from chiasm.vision.efficientnet import EfficientNetConfig
+from chiasm.vision.patches import PatchSelection, PyramidCells
 from chiasm.vision.vit import ViTConfig
 
 WRAP = ("<img>", "</img>")
@@ -29,18 +31,18 @@ class QwenVLConfig:
     """A Qwen-VL.
 
     Attributes:
-        vision: the tower.
+        vision: the tower; the pico recipes put a convolutional one here.
         connector: the grid of queries; any other connector fits as well.
         language: Qwen.
         image_token_id: id of a picture slot.
         reading: which of the tower's states are features; its last norm stands behind the connector instead.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | EfficientNetConfig
     connector: Connector
     language: DecoderConfig
     image_token_id: int
-    reading: PatchSelection = PatchSelection(layer=-1)
+    reading: PatchSelection | PyramidCells = PatchSelection(layer=-1)
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -103,10 +105,11 @@ FAMILY: Family = register(
         name="qwen_vl",
         summary="ViT-bigG through one cross-attention from a grid of queries into Qwen-7B",
         paper="Bai et al. 2023, Qwen-VL: A Versatile Vision-Language Model",
-        capabilities=("generate", "score"),
+        capabilities=("generate", "score", "ground"),
         config_type=QwenVLConfig,
         presets=PRESETS,
         tiny=tiny,
         processor=processor,
+        places=GridBoxes(question="Locate {phrase}.", form="pairs", before="<box>", after="</box>"),
     )
 )

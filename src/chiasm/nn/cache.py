@@ -36,6 +36,7 @@ class Cache:
         self.values = torch.empty((*shape, head_dim if value_dim is None else value_dim), dtype=dtype, device=device)
         self.length = 0
         self.capacity = capacity
+        self.prompts: torch.Tensor | None = None  # (B,) lengths, where rotary positions depend on them
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store T new positions of one layer; the caller moves on with `advance` after the last layer.
@@ -61,6 +62,8 @@ class Cache:
         """Keep the sequences `rows` (any number, repeats allowed), in that order: beams, finished requests."""
         self.keys = self.keys.index_select(1, rows)
         self.values = self.values.index_select(1, rows)
+        if self.prompts is not None and len(self.prompts) > 1:  # a single one is every row's
+            self.prompts = self.prompts.index_select(0, rows)
 
     def kept(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies of the first `length` positions of the one sequence, two tensors (L, K, length, C), for `resume`."""

@@ -12,23 +12,42 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from chiasm.nn.rotary_scaling import RotaryScaling
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RotaryConfig:
-    """Plain rotary positions.
+    """Rotary positions.
 
     Attributes:
         theta: base of the frequencies.
         linear_factor: positions are divided by it (1.0 = as trained).
+        scaling: how positions beyond the trained context turn; None = like all others.
     """
 
     theta: float = 10000.0
     linear_factor: float = 1.0
+    scaling: RotaryScaling | None = None
 
-    def frequencies(self, head_dim: int) -> torch.Tensor:
-        """(C/2,) float32, radians per position."""
+    @property
+    def magnitude(self) -> float:
+        """What cosines and sines are multiplied by."""
+        return 1.0 if self.scaling is None else self.scaling.attention_factor
+
+    def key(self, length: int) -> int:
+        """Sequences with equal keys have equal frequencies."""
+        return 0 if self.scaling is None else self.scaling.key(length)
+
+    @property
+    def varies(self) -> bool:
+        """Whether frequencies depend on a sequence's length."""
+        return self.key(1) != self.key(1 << 40)
+
+    def frequencies(self, head_dim: int, key: int = 0) -> torch.Tensor:
+        """(C/2,) float32, radians per position, of sequences with a `key`."""
         exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
-        return 1.0 / (self.theta**exponents) / self.linear_factor
+        plain = 1.0 / (self.theta**exponents) / self.linear_factor
+        return plain if self.scaling is None else self.scaling.frequencies(plain, self.theta, key)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +65,7 @@ class Llama3RotaryConfig(RotaryConfig):
     high_freq_factor: float
     original_context: int
 
-    def frequencies(self, head_dim: int) -> torch.Tensor:
+    def frequencies(self, head_dim: int, key: int = 0) -> torch.Tensor:
         """(C/2,) float32, radians per position."""
         # super() needs its arguments: slots=True makes the dataclass anew
         plain = super(Llama3RotaryConfig, self).frequencies(head_dim)
@@ -113,38 +132,46 @@ def xpos_tables(
 
 
 def rotary_tables(
-    positions: torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype
+    positions: torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype, magnitude: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of every position, computed once per forward pass and shared by all layers.
 
     Args:
         positions: (B, T) or (1, T) integer positions.
-        frequencies: (C/2,) radians per position.
+        frequencies: (C/2,) radians per position, or (B, C/2).
         dtype: type of the tables.
+        magnitude: what cosines and sines are multiplied by.
 
     Returns:
         Two tensors (B, 1, T, C); the first half's sine is negated, see `rotate`.
     """
-    return _tables(positions[:, None, :, None].float() * frequencies, dtype)  # (B, 1, T, C/2)
+    by_row = frequencies if frequencies.dim() == 1 else frequencies[:, None, None]
+    return _tables(positions[:, None, :, None].float() * by_row, dtype, magnitude)  # (B, 1, T, C/2)
 
 
 def multimodal_tables(
-    positions: torch.Tensor, frequencies: torch.Tensor, sections: tuple[int, ...], dtype: torch.dtype
+    positions: torch.Tensor,
+    frequencies: torch.Tensor,
+    sections: tuple[int, ...],
+    dtype: torch.dtype,
+    magnitude: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tables of M-RoPE: the first frequencies turn by time, the next by row, the last by column.
 
     Args:
         positions: (3, B, T) integer time, row and column.
-        frequencies: (C/2,) radians per position.
+        frequencies: (C/2,) radians per position, or (B, C/2).
         sections: how many frequencies each axis has; they sum to C/2.
         dtype: type of the tables.
+        magnitude: what cosines and sines are multiplied by.
 
     Returns:
         As `rotary_tables`.
     """
-    parts = frequencies.split(list(sections))
+    by_row = frequencies if frequencies.dim() == 1 else frequencies[:, None, None]
+    parts = by_row.split(list(sections), -1)
     angles = [axis[:, None, :, None].float() * part for axis, part in zip(positions, parts, strict=True)]
-    return _tables(torch.cat(angles, -1), dtype)
+    return _tables(torch.cat(angles, -1), dtype, magnitude)
 
 
 def axial_tables(
@@ -168,8 +195,10 @@ def axial_tables(
     return _tables(angles[None, None], torch.float32)
 
 
-def _tables(angles: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def _tables(angles: torch.Tensor, dtype: torch.dtype, magnitude: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     cos, sin = angles.cos(), angles.sin()
+    if magnitude != 1.0:
+        cos, sin = cos * magnitude, sin * magnitude
     return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
 

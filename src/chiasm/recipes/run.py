@@ -143,7 +143,7 @@ class Store:
     """What a frozen tower says of a picture is computed once and kept on disk (`training/features.py`).
 
     Attributes:
-        folder: of the store; None = in the run's folder.
+        folder: of the store; None = in the run's folder, or that of the stage before it where there is one.
         limit_gb: most gigabytes on disk.
         dtype: of what is kept.
     """

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from chiasm.nn.activations import activation
@@ -36,6 +37,7 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 _STEM_DIM = 32
+CELL = 32  # pixels of a cell's side: the stride of the coarsest map
 _LEVELS = (3, 4, 5)  # stages whose maps a descriptor summarises, beside the last one
 
 
@@ -87,6 +89,12 @@ class EfficientNetConfig:
     def pyramid_dims(self) -> tuple[int, int]:
         """Channels of the two maps of `EfficientNet.pyramid`."""
         return _round_channels(_STAGES[4][4] * self.width), _round_channels(_STAGES[6][4] * self.width)
+
+    @property
+    def cell_dim(self) -> int:
+        """Features of a cell of `EfficientNet.cells`."""
+        fine, coarse = self.pyramid_dims
+        return 4 * fine + coarse
 
     @property
     def descriptor_dim(self) -> int:
@@ -245,6 +253,19 @@ class EfficientNet(nn.Module):
                 fine = x
             x = after
         return fine, x
+
+    def cells(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Both scales of the pyramid, cell by cell: a 2×2 block of the fine map beside one position of the coarse one.
+
+        Args:
+            pixels: (B, 3, h, w), normalised; h and w are multiples of `CELL`.
+
+        Returns:
+            (B, h/CELL · w/CELL, cell_dim), in reading order.
+        """
+        fine, coarse = self.pyramid(pixels)
+        fine = rearrange(fine, "b c (y p) (x q) -> b (y x) (p q c)", p=2, q=2)
+        return torch.cat((fine, rearrange(coarse, "b c y x -> b (y x) c")), -1)
 
     def descriptor(self, pixels: torch.Tensor) -> torch.Tensor:
         """What is in a picture, at several depths.

@@ -1,12 +1,16 @@
-"""Reading patch features off a ViT for a language model: which layer, and whether the class token comes along."""
+"""Reading features off a tower for a language model: which layer of a ViT, or the cells of a convolutional pyramid.
+
+A reading fits one kind of tower; a family's configuration puts the two together.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from chiasm.vision.vit import ViT, ViTConfig
+from chiasm.vision.efficientnet import CELL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,16 +25,16 @@ class PatchSelection:
     layer: int = -2
     keep_class_token: bool = False
 
-    def count(self, tower: ViTConfig) -> int:
+    def count(self, tower: Any) -> int:
         """Features of one crop."""
         return tower.grid**2 + (tower.class_token and self.keep_class_token)
 
-    def unread(self, tower: ViTConfig) -> tuple[str, ...]:
+    def unread(self, tower: Any) -> tuple[str, ...]:
         """What of the tower takes no part: names begin so."""
         beyond = range(tower.num_layers + 1 + self.layer if self.layer < 0 else self.layer, tower.num_layers)
         return ("norm_post.", *(f"blocks.{index}." for index in beyond))
 
-    def read(self, vision: ViT, pixels: torch.Tensor) -> torch.Tensor:
+    def read(self, vision: Any, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w) pixels → (B, P, D) features, not normalised."""
         features = vision.features(pixels, self.layer)
         return features[:, 1:] if vision.config.class_token and not self.keep_class_token else features
@@ -46,15 +50,33 @@ class FinalStates:
 
     keep_class_token: bool = True
 
-    def count(self, tower: ViTConfig) -> int:
+    def count(self, tower: Any) -> int:
         """Features of one crop."""
         return tower.grid**2 + (tower.class_token and self.keep_class_token)
 
-    def unread(self, tower: ViTConfig) -> tuple[str, ...]:
+    def unread(self, tower: Any) -> tuple[str, ...]:
         """What of the tower takes no part: nothing."""
         return ()
 
-    def read(self, vision: ViT, pixels: torch.Tensor) -> torch.Tensor:
+    def read(self, vision: Any, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w) pixels → (B, P, D) features."""
         states = vision.norm_post(vision.features(pixels))
         return states[:, 1:] if vision.config.class_token and not self.keep_class_token else states
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PyramidCells:
+    """The two coarsest scales of an EfficientNet, cell by cell."""
+
+    def count(self, tower: Any) -> int:
+        """Features of one crop."""
+        return (tower.image_size // CELL) ** 2
+
+    def unread(self, tower: Any) -> tuple[str, ...]:
+        """What of the tower takes no part: names begin so."""
+        return ("head.", "classifier.")
+
+    def read(self, vision: Any, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, h, w) pixels → (B, P, cell_dim) features."""
+        cells: torch.Tensor = vision.cells(pixels)
+        return cells

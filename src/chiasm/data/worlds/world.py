@@ -30,6 +30,7 @@ TASKS: dict[str, Task] = {
     "boxes": grounding.boxes,
     "referring": grounding.referring,
     "points": grounding.points,
+    "places": grounding.places,
     "text": reading.text,
     "charts": reading.charts,
     "small": reading.small,

@@ -30,6 +30,8 @@ def load(kinds: Sequence[str]) -> Any:
                 for name in ("boxes", "points", "spans", "phrase")
                 if name in sample.annotations
             }
+            if "phrase" not in truth and "boxes" in truth:  # the question holds more words than what is looked for
+                truth["phrase"] = truth["boxes"][0]["phrase"]
             item = Item(
                 key=sample.key,
                 conversation=Conversation(sample.conversation.messages[:1]),

@@ -158,7 +158,8 @@ def _loader(run: Run, model: Model, out: Path, world: World, tell: Tell) -> tupl
     if run.store is not None:
         from chiasm.training.features import frozen_features
 
-        folder = Path(run.store.folder) if run.store.folder else out / "features"
+        before = Path(run.init_from or "") / "features"  # of the stage that came first
+        folder = Path(run.store.folder) if run.store.folder else before if before.is_dir() else out / "features"
         limit = int(run.store.limit_gb * 1e9)
         features = frozen_features(
             model.module, model.processor, folder, limit_bytes=limit, dtype=run.store.dtype, tell=tell

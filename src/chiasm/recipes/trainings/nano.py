@@ -20,7 +20,7 @@ from chiasm.data.worlds.scenes import Scene, draw, sample_scene
 from chiasm.data.worlds.vocabulary import nouns
 from chiasm.language.decoder import Decoder
 from chiasm.models.assembly import Parts
-from chiasm.models.nano import Nano, cell_features, nano_config
+from chiasm.models.nano import Nano, nano_config
 from chiasm.models.nano import processor as nano_processor
 from chiasm.nn.lora import add_lora, lora_state
 from chiasm.nn.masks import packed_mask
@@ -95,7 +95,7 @@ def scene_features(
 
     def compute(numbers: range) -> torch.Tensor:
         pictures = [draw(sample_scene(seed, "train", number), shelf) for number in numbers]
-        return cell_features(module.vision, read.pixels(pictures)[0])
+        return module.vision.cells(read.pixels(pictures)[0])
 
     def tell(rows: int) -> None:
         if rows % 640 == 0:

@@ -35,16 +35,12 @@ DEFAULTS: dict[str, Any] = {
 def decoder_config(config: Mapping[str, Any], where: str = "llm_config") -> DecoderConfig:
     """Read an ``internlm2`` config.
 
-    ``dynamic`` rotary scaling begins beyond the trained context, where this library ends: it changes nothing here.
-
     Raises:
         ConfigError: biases, or rotary positions of another kind.
     """
     fields = Fields(config, DEFAULTS, where)
     fields.expect("bias", False)
     stored = {**DEFAULTS, **{key: value for key, value in config.items() if value is not None}, "model_type": "llama"}
-    if (config.get("rope_scaling") or {}).get("type") == "dynamic":
-        stored["rope_scaling"] = None
     return llama.decoder_config(stored, where)
 
 
@@ -54,14 +50,17 @@ def decoder_dict(config: DecoderConfig) -> dict[str, Any]:
     if out["model_type"] != "llama" or config.qkv_bias:
         raise ConfigError("config_unpublished", "InternLM2 as published has no biases")
     rope = out.pop("rope_parameters")
+    kind, theta = rope.pop("rope_type"), rope.pop("rope_theta")
+    if kind not in ("default", "linear", "dynamic"):
+        raise ConfigError("config_unpublished", f"InternLM2 as published has no {kind!r} rotary positions")
     for key in ("attention_bias", "mlp_bias", "head_dim"):
         out.pop(key)
     return out | {
         "architectures": ["InternLM2ForCausalLM"],
         "model_type": "internlm2",
         "bias": False,
-        "rope_theta": rope["rope_theta"],
-        "rope_scaling": None,
+        "rope_theta": theta,
+        "rope_scaling": None if kind == "default" else {"type": kind, **rope},
         "attn_implementation": "eager",
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from chiasm.core.errors import ConfigError
 from chiasm.language.decoder import DecoderConfig
-from chiasm.nn.positions import Llama3RotaryConfig, RotaryConfig
+from chiasm.weights.layouts import rotary
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.rules import Drop, Rename, Rule, Tied
 from chiasm.weights.table import Table
@@ -71,6 +71,9 @@ def decoder_config(config: Mapping[str, Any], where: str = "config.json") -> Dec
         )
     fields = Fields(config, DEFAULTS[model_type], where)
     heads, width = fields.count("num_attention_heads"), fields.count("hidden_size")
+    head_dim = None if fields.get("head_dim") in (None, width // heads) else fields.count("head_dim")
+    trained = fields.count("max_position_embeddings")
+    turning = rotary.rotary_config(config, trained, head_dim or width // heads, where)
     qkv_bias = model_type == "qwen2" or fields.flag("attention_bias")
     return DecoderConfig(
         vocab_size=fields.count("vocab_size"),
@@ -78,11 +81,11 @@ def decoder_config(config: Mapping[str, Any], where: str = "config.json") -> Dec
         num_layers=fields.count("num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=fields.count("num_key_value_heads") if fields.get("num_key_value_heads") else heads,
-        head_dim=None if fields.get("head_dim") in (None, width // heads) else fields.count("head_dim"),
+        head_dim=head_dim,
         mlp_dim=fields.count("intermediate_size"),
-        context_length=min(fields.count("max_position_embeddings"), _window(fields, model_type)),
+        context_length=min(rotary.context_length(turning, trained), _window(fields, model_type)),
         norm_eps=fields.number("rms_norm_eps"),
-        rotary=_rotary(config, where),
+        rotary=turning,
         qkv_bias=qkv_bias,
         out_bias=model_type != "qwen2" and fields.flag("attention_bias"),
         mlp_bias=fields.flag("mlp_bias"),
@@ -96,42 +99,6 @@ def _window(fields: Fields, model_type: str) -> int:
     window = fields.config["sliding_window"] if "sliding_window" in fields.config else fields.defaults["sliding_window"]
     used = model_type != "qwen2" or fields.flag("use_sliding_window")
     return window if used and isinstance(window, int) and window > 0 else 2**62
-
-
-def _rotary(config: Mapping[str, Any], where: str) -> RotaryConfig:
-    # newer configs put everything into rope_parameters; older ones have rope_theta and an optional rope_scaling
-    stored = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    fields = Fields(stored, {"factor": 1.0}, f"{where}: rope_parameters")
-    theta = stored.get("rope_theta") or config.get("rope_theta") or 10000.0
-    kind = stored.get("rope_type", stored.get("type", "default"))
-    if kind == "default":
-        return RotaryConfig(theta=float(theta))
-    if kind == "linear":
-        return RotaryConfig(theta=float(theta), linear_factor=fields.number("factor"))
-    if kind == "llama3":
-        return Llama3RotaryConfig(
-            theta=float(theta),
-            factor=fields.number("factor"),
-            low_freq_factor=fields.number("low_freq_factor"),
-            high_freq_factor=fields.number("high_freq_factor"),
-            original_context=fields.count("original_max_position_embeddings"),
-        )
-    raise ConfigError("rope_unknown", f"{where} asks for {kind!r} rotary positions; known are default, linear, llama3")
-
-
-def _rope_parameters(rotary: RotaryConfig) -> dict[str, Any]:
-    if isinstance(rotary, Llama3RotaryConfig):
-        return {
-            "rope_type": "llama3",
-            "rope_theta": rotary.theta,
-            "factor": rotary.factor,
-            "low_freq_factor": rotary.low_freq_factor,
-            "high_freq_factor": rotary.high_freq_factor,
-            "original_max_position_embeddings": rotary.original_context,
-        }
-    if rotary.linear_factor != 1.0:
-        return {"rope_type": "linear", "rope_theta": rotary.theta, "factor": rotary.linear_factor}
-    return {"rope_type": "default", "rope_theta": rotary.theta}
 
 
 def decoder_dict(config: DecoderConfig) -> dict[str, Any]:
@@ -162,9 +129,9 @@ def decoder_dict(config: DecoderConfig) -> dict[str, Any]:
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_width,
         "hidden_act": config.act,
-        "max_position_embeddings": config.context_length,
+        "max_position_embeddings": rotary.stored_context(config.rotary, config.context_length),
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": _rope_parameters(config.rotary),
+        "rope_parameters": rotary.rope_parameters(config.rotary),
         "tie_word_embeddings": config.tie_embeddings,
     }
     return out | ({} if qwen2 else {"attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias})

@@ -1,7 +1,8 @@
 """Phi-3 as transformers publishes it (``phi3``): LLaMA with its projections fused.
 
-Known departures: ``longrope`` (the 128k variants) and partial rotary positions (Phi-4-mini) are refused; attention over
-a sliding window isn't built, see `llama`.
+Known departures: partial rotary positions (Phi-4-mini) are refused; attention over a sliding window isn't built, see
+`llama`. A reply that outgrows the original context of a 128k variant goes on with the short factors that its prompt was
+read with; the reference reads everything again with the long ones.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from chiasm.core.errors import ConfigError
 from chiasm.language.decoder import DecoderConfig
-from chiasm.weights.layouts import llama
+from chiasm.weights.layouts import llama, rotary
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.rules import Rename, Rule, Split, Tied
 
@@ -64,6 +65,8 @@ def decoder_dict(config: DecoderConfig) -> dict[str, Any]:
     for key in ("attention_bias", "mlp_bias", "head_dim"):
         out.pop(key)
     rope = {**out["rope_parameters"], "partial_rotary_factor": 1.0}
+    if rope["rope_type"] == "longrope":  # the class looks for it here
+        out[rotary.ORIGINAL] = rope[rotary.ORIGINAL]
     end = {"pad_token_id": None}  # the class's default lies beyond small vocabularies
     return {**out, "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "rope_parameters": rope, **end}
 

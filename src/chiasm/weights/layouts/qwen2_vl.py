@@ -8,15 +8,16 @@ transformers 5 writes. Two spellings of names: the hub's, which transformers sti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from chiasm.connectors.patch_merger import PatchMergerConfig
 from chiasm.core.errors import ConfigError
 from chiasm.language.decoder import DecoderConfig
 from chiasm.models.qwen2_vl import Qwen2VLConfig
-from chiasm.nn.positions import MultimodalRotaryConfig
+from chiasm.nn.positions import Llama3RotaryConfig, MultimodalRotaryConfig
 from chiasm.vision.native import NativeViTConfig
+from chiasm.weights.layouts import rotary
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.layouts.layout import Layout
 from chiasm.weights.layouts.llama import decoder_config, decoder_dict, decoder_rules
@@ -67,33 +68,29 @@ def language_config(config: Mapping[str, Any]) -> DecoderConfig:
     """
     nested = config.get("text_config")
     text = dict(nested or config)
-    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "mrope"):
-        raise ConfigError("rope_unknown", f"config.json asks for {kind!r} rotary positions; known are default, mrope")
+    rope = rotary.rope_fields(text)
     sections = tuple(rope.get("mrope_section") or (16, 24, 24))
-    theta = float(rope.get("rope_theta") or text.get("rope_theta") or 1e6)
     tied = bool(config.get("tie_word_embeddings", False) or text.get("tie_word_embeddings", False))
-    plain = {**TEXT, **{k: v for k, v in text.items() if k not in ("rope_scaling", "rope_parameters")}}
-    plain |= {"model_type": "qwen2", "tie_word_embeddings": tied}
+    plain = {"rope_theta": 1e6, **TEXT, **text, "model_type": "qwen2", "tie_word_embeddings": tied}
     language = decoder_config(plain, "text_config")
     half = language.head_width // 2
     if len(sections) != 3 or sum(sections) != half:
         raise ConfigError("config_value", f"mrope_section {list(sections)} sums to {sum(sections)}, needed is {half}")
-    return replace(language, rotary=MultimodalRotaryConfig(theta=theta, sections=sections))
+    turning = language.rotary
+    assert turning is not None
+    if isinstance(turning, Llama3RotaryConfig):
+        raise ConfigError("rope_unknown", "config.json asks for llama3 rotary positions with three positions a token")
+    plainly = {field.name: getattr(turning, field.name) for field in fields(turning)}
+    return replace(language, rotary=MultimodalRotaryConfig(**plainly, sections=sections))
 
 
 def language_dict(language: DecoderConfig, model_type: str) -> dict[str, Any]:
     """The inverse of `language_config`: the nested ``text_config``."""
-    rotary = language.rotary
-    assert isinstance(rotary, MultimodalRotaryConfig)
+    turning = language.rotary
+    assert isinstance(turning, MultimodalRotaryConfig)
     out = decoder_dict(language)
     del out["architectures"]
-    out["rope_parameters"] = {
-        "rope_type": "default",
-        "rope_theta": rotary.theta,
-        "mrope_section": list(rotary.sections),
-    }
+    out["rope_parameters"] = {**out["rope_parameters"], "mrope_section": list(turning.sections)}
     return out | {"model_type": model_type, "use_sliding_window": False}
 
 

@@ -6,12 +6,17 @@ form (thousandths, percent, location tokens) write theirs from the annotations.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from chiasm.core.messages import ImagePart, Part, TextPart
 from chiasm.data.worlds import phrases
 from chiasm.data.worlds.director import Director
 from chiasm.data.worlds.stage import Actor, Stage, at
-from chiasm.data.worlds.tasks.row import Row, ask
+from chiasm.data.worlds.tasks.row import Row, Turn, ask
+
+PLACES = 6  # most phrases that are asked about one picture
+CLEARLY = 1.3  # how many times larger than the next one the largest is
 
 
 def boxes(director: Director) -> Row:
@@ -59,6 +64,43 @@ def points(director: Director) -> Row:
     answer = ", ".join(f"[{x}, {y}]" for x, y in middles)
     marked = [{"box": list(stage.box(actor)), "phrase": first.name} for actor in actors[:count]]
     return ask("point", stage, question, answer, points=found, boxes=marked)
+
+
+def places(director: Director) -> Row:
+    """Several phrases about one picture, each with all its boxes: names, and what tells things of a name apart."""
+    stage = director.rng.choice((boxes, referring, points))(director).turns[0].asked[0].source  # type: ignore[union-attr]
+    assert isinstance(stage, Stage)
+    found = named(stage)
+    director.rng.shuffle(found)
+    turns: list[Turn] = []
+    marked: list[dict[str, object]] = []
+    for phrase, actors in found[:PLACES]:
+        its = sorted(stage.box(actor) for actor in actors)
+        asked: tuple[Part, ...] = (TextPart(director.say(phrases.LOCATE, phrase=phrase)),)
+        turns.append(Turn(asked if turns else (ImagePart(stage), *asked), ", ".join(str(list(box)) for box in its)))
+        marked += [{"box": list(box), "phrase": phrase} for box in its]
+    return Row(kind="places", turns=tuple(turns), truth={"boxes": marked})
+
+
+def named(stage: Stage) -> list[tuple[str, list[Actor]]]:
+    """Every phrase that names things of a picture beyond doubt, and the things."""
+    found: list[tuple[str, list[Actor]]] = []
+    for name in stage.counts():
+        group = [actor for actor in stage.actors if actor.name == name]
+        found.append((name, group))
+        painted = Counter(actor.phrase for actor in group if actor.colour)
+        found += [(actor.phrase, [actor]) for actor in group if painted[actor.phrase] == 1]
+        if len(group) == 1:
+            continue
+        cells = Counter(stage.cell(actor) for actor in group)
+        found += [(f"{name} {at(stage.cell(actor))}", [actor]) for actor in group if cells[stage.cell(actor)] == 1]
+        falling = sorted(group, key=lambda actor: -actor.edge)
+        large, small = ("larger", "smaller") if len(group) == 2 else ("largest", "smallest")
+        if falling[0].edge > CLEARLY * falling[1].edge:
+            found.append((f"{large} {name}", [falling[0]]))
+        if falling[-2].edge > CLEARLY * falling[-1].edge:
+            found.append((f"{small} {name}", [falling[-1]]))
+    return found
 
 
 def all_boxes(stage: Stage) -> list[dict[str, object]]:
