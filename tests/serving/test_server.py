@@ -172,7 +172,7 @@ def test_the_page_loads_nothing_from_elsewhere(live: Live) -> None:
     told = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{told}'" in headers["content-security-policy"]
     fields = set(re.findall(r'<(?:input|select|textarea) id="(\w+)"', text))
-    assert fields - set(re.findall(r'<label for="(\w+)"', text)) == set(), "every field has a label"
+    assert fields - set(re.findall(r'<label[^>]* for="(\w+)"', text)) == set(), "every field has a label"
 
 
 # --- refusals ------------------------------------------------------------------------------------------------

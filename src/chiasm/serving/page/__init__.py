@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from importlib.resources import files
 
 
@@ -17,8 +16,9 @@ def document() -> tuple[str, str]:
     folder = files(__name__)
     script = "\n" + (folder / "page.js").read_text("utf-8")
     html = (folder / "index.html").read_text("utf-8")
+    style = "\n" + (folder / "page.css").read_text("utf-8")
     html = html.replace('<script src="page.js"></script>', f"<script>{script}</script>")
-    (style,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    html = html.replace('<style src="page.css"></style>', f"<style>{style}</style>")
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
