@@ -237,3 +237,22 @@ def test_workers_read_parquet_of_many_groups(tmp_path: Path) -> None:
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=10)
     report = check(open_dataset(tmp_path / "a.parquet"), workers=2)
     assert codes(report) == [(77, "picture_unknown_format")] and report.forecast["pictures"] == 129
+
+
+def test_what_looks_like_data_and_is_none(tmp_path: Path) -> None:
+    """A quote that is never closed, captions without a visible character, a choice that isn't there, empty bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "a.png").write_bytes(picture(1))
+    (tmp_path / "open.tsv").write_text('image\tcaption\na.png\tfine\na.png\t"never closed\na.png\tlost\n')
+    report = check(open_dataset(str(tmp_path / "open.tsv")), Looker())
+    assert codes(report) == [(1, "row_malformed")] and "2 line breaks follow" in report.bad[0].reason
+    blank = [{"image": "a.png", "caption": words} for words in ("\u200b", "\u2060 \ufeff", "\u202e\u200f")]
+    assert [code for _, code in codes(check(open_dataset(str(lines(tmp_path / "b.jsonl", blank))), Looker()))] == [
+        "caption_empty"
+    ] * 3
+    asked = [{"image": "a.png", "question": f"{n}?", "choices": ["x", "y"], "answer": n} for n in (0, 1, 2)]
+    assert codes(check(open_dataset(str(lines(tmp_path / "c.jsonl", asked))), Looker())) == [(2, "answer_missing")]
+    pq.write_table(pa.table({"image": [picture(2), b""], "caption": ["a", "b"]}), tmp_path / "d.parquet")
+    assert codes(check(open_dataset(str(tmp_path / "d.parquet")), Looker())) == [(1, "picture_empty")]

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from chiasm.core.errors import ConfigError
-from chiasm.recipes.comparing import text_table
+from chiasm.recipes import comparison
+from chiasm.recipes.comparing import plain_name, text_table
 from chiasm.recipes.comparison import Comparison, compare, held_out_of, parse_budget
+from chiasm.recipes.run import Run, Source, Tiny, find_recipe
+from chiasm.recipes.running.settings import write_run
 
 SMALL = Comparison(
     recipes=("clip_pico",),
@@ -68,9 +77,59 @@ def test_a_comparison_from_end_to_end_and_again(tmp_path: Path) -> None:
         compare(replace(SMALL, budget="3steps"), tmp_path, 4, again.append)
 
 
-def test_flops_buy_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chiasm.recipes import comparison
+def test_variants_share_what_comes_first_and_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[str, Run]] = []
 
+    def train(run: Run, name: str, folder: Path, tell: object) -> None:
+        trained.append((name, run))
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text("{}")
+
+    monkeypatch.setattr(comparison, "_train", train)
+    own = ("siglip_pico_locked?batch_size=2", "siglip_pico_locked?batch_size=4&objective=InfoNCE")
+    asked = replace(SMALL, recipes=own, settings=("batch_size=8", "model.context_length=16"))
+    runs = [
+        comparison._ready(comparison._run_of(asked, name, seed), tmp_path, print) for seed in (0, 1) for name in own
+    ]
+    assert [(name, run.seed) for name, run in trained] == [("siglip_pico", 0), ("siglip_pico", 1)]
+    assert [(run.batch_size, type(run.objective).__name__) for run in runs[:2]] == [
+        (2, "PairwiseSigmoid"), (4, "InfoNCE")
+    ]  # fmt: skip
+    assert {run.init_from for run in runs} == {str(tmp_path / "stages" / "siglip_pico" / seed) for seed in "01"}
+    assert {run.store.folder for run in runs if run.store} == {str(tmp_path / "features")}
+    assert [run.model.context_length for run in runs] == [16] * 4  # type: ignore[union-attr]
+    assert [plain_name(name) for name in own] == [
+        "siglip_pico_locked+batch_size=2", "siglip_pico_locked+batch_size=4+objective=InfoNCE"
+    ]  # fmt: skip
+
+
+def test_a_killed_comparison_leaves_no_training_behind_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    for number in range(6):
+        Image.new("RGB", (40, 40), (40 * number, 200 - 20 * number, 90)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"a square, number {number}")
+    out, data = tmp_path / "run", (Source(name=str(tmp_path)),)
+    run = replace(find_recipe("clip_pico").run(), model=Tiny(), batch_size=4, checkpoint_every=5, data=data, threads=1)
+    write_run(replace(run, steps=10_000), tmp_path / "r.yaml")
+    code = (
+        "import sys; from pathlib import Path; from chiasm.recipes import comparison as c\n"
+        f"c._train(c.resolve({str(tmp_path / 'r.yaml')!r}), 'clip_pico', Path({str(out)!r}), print)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not (
+        (out / "log.jsonl").is_file() and (out / "log.jsonl").read_bytes().count(b"\n") >= 7
+    ):
+        time.sleep(0.02)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    done = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["step"] + 200
+    write_run(replace(run, steps=done), out / "recipe.yaml")
+    comparison._train(run, "clip_pico", out, print)  # waits for the orphan to save and leave
+    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, done + 1)) and "going on after step" in (out / "train.log").read_text()
+
+
+def test_flops_buy_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     costs = {"flops": 100, "seconds": 0.5, "parameters": 1, "trained": 1}
     monkeypatch.setattr(comparison, "_step", lambda run, timed: costs)
     for budget, steps in (("1e4flops", 100), ("10s", 20), ("7steps", 7), ("1flops", 1)):

@@ -14,7 +14,7 @@ from chiasm.core.errors import ChiasmError, DataError, PictureError, PromptError
 from chiasm.core.messages import Conversation, ImagePart, Message, Part
 from chiasm.core.samples import Dataset, Sample
 from chiasm.data.prints import print_of
-from chiasm.data.rows import place_of
+from chiasm.data.rows import blank, place_of
 from chiasm.processing.pictures import encoded_picture, read_picture
 
 LEAST_SIDE, MOST_RATIO = 16, 10
@@ -113,9 +113,9 @@ class Looker:
             if match := _BAD_CHARACTERS.search(text):
                 what = f"character {match.start()} of {len(text)} is U+{ord(match.group()):04X}"
                 raise DataError("text_characters", f"{what}, left by a wrong encoding")
-        if any(not caption.strip() for caption in sample.captions):
+        if any(blank(caption) for caption in sample.captions):
             raise DataError("caption_empty", "a caption holds no visible character")
-        if not self.evaluation and not any(m.role == "assistant" and m.text.strip() for m in messages):
+        if not self.evaluation and not any(m.role == "assistant" and not blank(m.text) for m in messages):
             turns = sum(message.role == "assistant" for message in messages)
             raise PromptError("labels_empty", f"the row has {turns} assistant turns, and 0 words to learn")
 
@@ -148,7 +148,8 @@ def _see(source: Any) -> tuple[Image.Image, Seen]:
     try:
         picture = read_picture(source if data is None else data)
     except PictureError as error:
-        name = source if isinstance(source, str) and len(source) < 300 else getattr(source, "name", "the bytes")
+        named = isinstance(source, str) and len(source) < 300 and not source.startswith("data:")
+        name = source if named else getattr(source, "name", "the bytes")
         raise PictureError(error.code, error.what.replace("the bytes", name, 1), hint=error.hint) from None
     thumbnail, bits = print_of(picture)
     if data is None:

@@ -65,6 +65,8 @@ class PictureFinder:
             value = next((value[name] for name in ("bytes", "path", "url", "image") if value.get(name)), None)
         if isinstance(value, (bytes, bytearray)) and value:
             return bytes(value)
+        if isinstance(value, (bytes, bytearray)):
+            raise DataError("picture_empty", "the row holds 0 bytes where a picture should be")
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         if not isinstance(value, str) or not value.strip():

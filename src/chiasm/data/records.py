@@ -158,6 +158,12 @@ class Table(_Ranges):
 
     def _fields(self, index: int) -> list[str]:
         text = decode(self._bytes(index), "the row")
+        try:
+            return next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter, strict=True), [])
+        except csv.Error as error:
+            if "unexpected end of data" in str(error):  # all rows to the end of the file stand in this field
+                what = f"a quoted field is never closed; {text.count(chr(10)):,} line breaks follow in it"
+                raise DataError("row_malformed", what, hint="close it, or double the quotes inside it") from None
         return next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), [])
 
     def record(self, index: int) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,11 @@ from chiasm.core.errors import ChiasmError, DataError
 from chiasm.core.messages import Conversation
 from chiasm.core.samples import Dataset, Place, Sample
 from chiasm.data.stamps import digest_of
+
+
+def blank(text: str) -> bool:
+    """Whether a text shows nothing: white space, controls and characters without width alone."""
+    return all(unicodedata.category(letter) in ("Zs", "Zl", "Zp", "Cc", "Cf") for letter in text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -14,9 +15,15 @@ from chiasm.evaluation.charts import chart
 from chiasm.evaluation.evaluate import scored_run
 from chiasm.evaluation.scoring import SLOW_DRAWS, Scored, figure, rounded, valid_rows
 from chiasm.evaluation.statistics import DRAWS, interval, resamples
+from chiasm.training.logs import read_log
 
 if TYPE_CHECKING:
     from chiasm.recipes.comparison import Comparison
+
+
+def plain_name(text: str) -> str:
+    """A recipe with settings of its own as a folder's name."""
+    return re.sub(r"[^\w.=,+-]+", "_", text.replace("?", "+").replace("&", "+"))
 
 
 def collect(asked: Comparison, plan: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
@@ -33,13 +40,19 @@ def collect(asked: Comparison, plan: Mapping[str, Any], out: Path) -> list[dict[
     """
     rows = []
     for name in asked.recipes:
-        usages, results = [], []
+        usages, seconds, results = [], [], []
         for seed in range(asked.seeds):
-            usages.append(json.loads((out / "runs" / name / str(seed) / "usage.json").read_text("utf-8")))
-            results.append(json.loads((out / "eval" / name / str(seed) / "results.json").read_text("utf-8")))
+            folder = out / "runs" / plain_name(name) / str(seed)
+            usages.append(json.loads((folder / "usage.json").read_text("utf-8")))
+            seconds.append(sum(line["seconds"] for line in read_log(folder / "log.jsonl")))
+            results.append(
+                json.loads((out / "eval" / plain_name(name) / str(seed) / "results.json").read_text("utf-8"))
+            )
         told = plan[name]
         tasks = {
-            task: _over_seeds([scored_run(out / "eval" / name / str(seed), task)[0] for seed in range(asked.seeds)])
+            task: _over_seeds(
+                [scored_run(out / "eval" / plain_name(name) / str(seed), task)[0] for seed in range(asked.seeds)]
+            )
             for task in results[0]["chiasm"]
         }
         rows.append(
@@ -49,7 +62,7 @@ def collect(asked: Comparison, plan: Mapping[str, Any], out: Path) -> list[dict[
                 "parameters": told["parameters"],
                 "trained": told["trained"],
                 "flops": told["flops"] * told["steps"],
-                "seconds": round(float(np.mean([usage["seconds"] for usage in usages])), 1),
+                "seconds": round(float(np.mean(seconds)), 1),
                 "peak_bytes": max(usage["peak_bytes"] for usage in usages),
                 "tasks": tasks,
                 "skipped": results[0]["skipped"],
@@ -92,8 +105,9 @@ def _over_seeds(runs: Sequence[Scored]) -> dict[str, Any]:
 
 def text_table(table: Mapping[str, Any]) -> str:
     """The table for a terminal: each task's headline and what stands beside it, a line a recipe."""
+    wide = max(24, *(len(row["recipe"]) for row in table["rows"]))
     lines = [
-        f"{'recipe':<24} {'task':<14} {'metric':<14} {'score':>7} {'95 %':>13} {'blind':>7} {'gain':>7} "
+        f"{'recipe':<{wide}} {'task':<14} {'metric':<14} {'score':>7} {'95 %':>13} {'blind':>7} {'gain':>7} "
         f"{'trained':>9} {'all':>9} {'steps':>7} {'FLOPs':>9} {'seconds':>8} {'MiB':>7}"
     ]
     for row in table["rows"]:
@@ -107,10 +121,10 @@ def text_table(table: Mapping[str, Any]) -> str:
                 scale = 100 if told["percent"] else 1
                 spread = f"{scale * told['seen']['low']:.1f}-{scale * told['seen']['high']:.1f}"
                 lines.append(
-                    f"{row['recipe']:<24} {task:<14} {name:<14} {scale * told['seen']['value']:>7.1f} {spread:>13} "
+                    f"{row['recipe']:<{wide}} {task:<14} {name:<14} {scale * told['seen']['value']:>7.1f} {spread:>13} "
                     f"{scale * told['blind']['value']:>7.1f} {scale * told['over_blind']['difference']:>+7.1f} {cost}"
                 )
-        lines += [f"{row['recipe']:<24} {task:<14} skipped: {why}" for task, why in row["skipped"].items()]
+        lines += [f"{row['recipe']:<{wide}} {task:<14} skipped: {why}" for task, why in row["skipped"].items()]
     return "\n".join(lines)
 
 
@@ -143,7 +157,7 @@ def _curves(asked: Comparison, out: Path) -> dict[str, list[tuple[float, float]]
     for name in asked.recipes:
         losses: dict[int, list[float]] = {}
         for seed in range(asked.seeds):
-            for line in (out / "runs" / name / str(seed) / "log.jsonl").read_text("utf-8").splitlines():
+            for line in (out / "runs" / plain_name(name) / str(seed) / "log.jsonl").read_text("utf-8").splitlines():
                 row = json.loads(line)
                 if row.get("loss") is not None:
                     losses.setdefault(row["step"], []).append(row["loss"])

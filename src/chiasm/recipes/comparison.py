@@ -2,26 +2,33 @@
 
 A comparison's folder holds `comparison.json` (what was asked, and the steps that the budget comes to),
 `runs/RECIPE/SEED` (a training run each), `eval/RECIPE/SEED` (an evaluation each), `table.json` and `report.html`.
-Whatever is finished is not done again, so the same command goes on after a stop. Each training is a process of its own:
-its memory is its own, and what one leaves behind can't help another.
+A recipe may carry settings of its own: `palme_pico?model.connector=mlp&lora=null`. What comes before recipes (`after`)
+is trained once a seed, in `stages/`, and shared, and so are the features of frozen towers, in `features/`: neither is
+part of the budget. Whatever is finished is not done again, so the same command goes on after a stop, also after a
+SIGKILL. Each training is a process of its own: its memory is its own, and what one leaves behind can't help another.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from chiasm.core.errors import ConfigError
-from chiasm.recipes.run import Run
+from chiasm.recipes.comparing import collect, plain_name, write_report
+from chiasm.recipes.run import Run, find_recipe
 from chiasm.recipes.running.settings import FILE, resolve, write_run
 
 Tell = Callable[[str], None]
@@ -35,7 +42,7 @@ class Comparison:
     """What is compared.
 
     Attributes:
-        recipes: names.
+        recipes: names, each with settings of its own after a question mark, joined by ``&``.
         data: what all train on, as for training; None = each recipe's own.
         held_out: what all are measured on.
         tasks: names of tasks that read `held_out`, or that need no data.
@@ -86,27 +93,39 @@ def compare(asked: Comparison, out: Path, batch_size: int, tell: Tell) -> dict[s
         ConfigError: another comparison is there; no recipe, task or budget of that name.
         ChildProcessError: a training failed.
     """
-    from chiasm.recipes.comparing import collect, write_report
-
     plan = _claim(asked, out, tell)
-    for name in asked.recipes:
-        run = _run_of(asked, name, 0)
-        for seed in range(asked.seeds):
-            folder = out / "runs" / name / str(seed)
-            _train(replace(run, seed=seed, steps=plan[name]["steps"]), folder, tell)
-            _measure(asked, folder / "model", out / "eval" / name / str(seed), batch_size, tell)
+    for seed in range(asked.seeds):
+        for name in asked.recipes:
+            run, folder = _run_of(asked, name, seed), out / "runs" / plain_name(name) / str(seed)
+            if not (folder / "result.json").is_file():
+                _train(_ready(replace(run, steps=plan[name]["steps"]), out, tell), name, folder, tell)
+            _measure(asked, folder / "model", out / "eval" / plain_name(name) / str(seed), batch_size, tell)
     table = {"asked": asdict(asked), "rows": collect(asked, plan, out)}
     (out / "table.json").write_text(json.dumps(table, indent=1) + "\n", "utf-8")
     write_report(table, asked, out)
     return table
 
 
-def _run_of(asked: Comparison, name: str, seed: int) -> Run:
+def _run_of(asked: Comparison, text: str, seed: int) -> Run:
+    name, _, own = text.partition("?")
     changes = asked.settings
     if asked.data is not None:  # parts of a mixture are drawn alike, however long they are
         parts = asked.data.split(" + ")
         changes = (*changes, f"data={asked.data if len(parts) == 1 else json.dumps(parts)}")
-    return replace(resolve(name, changes), seed=seed)
+    return replace(resolve(name, (*changes, *filter(None, own.split("&")))), seed=seed)
+
+
+def _ready(run: Run, out: Path, tell: Tell) -> Run:
+    """The run with what comes before it trained, and with a store that all runs share."""
+    if run.store is not None and run.store.folder is None:
+        run = replace(run, store=replace(run.store, folder=str((out / "features").resolve())))
+    if run.after is None or run.init_from is not None:
+        return run
+    first = replace(find_recipe(run.after).run(), seed=run.seed, threads=run.threads, parallel=run.parallel)
+    folder = out / "stages" / first.recipe / str(run.seed)
+    if not (folder / "result.json").is_file():
+        _train(_ready(first, out, tell), first.recipe, folder, tell)
+    return replace(run, init_from=str(folder.resolve()))
 
 
 def _claim(asked: Comparison, out: Path, tell: Tell) -> dict[str, Any]:
@@ -151,11 +170,12 @@ def _step(run: Run, *, timed: bool) -> dict[str, Any]:
         counter = FlopCounter()
         with counter:
             task.objective(task.module, task.feed(0))
-        seconds = 0.0
+        taken = []
         for number in range(TIMED if timed else 0):
             begun = time.perf_counter()
             task.objective(task.module, task.feed(number))["loss"].backward()
-            seconds = time.perf_counter() - begun if number else 0.0  # the first one warms up
+            taken.append(time.perf_counter() - begun)
+        seconds = statistics.median(taken[1:]) if timed else 0.0  # the first one warms up
         for parameter in task.module.parameters():
             parameter.grad = None
         total = sum(p.numel() for p in task.module.parameters())
@@ -169,31 +189,34 @@ def _step(run: Run, *, timed: bool) -> dict[str, Any]:
     }
 
 
-def _train(run: Run, folder: Path, tell: Tell) -> None:
+def _train(run: Run, name: str, folder: Path, tell: Tell) -> None:
     """One training as a process of its own, gone on with where it was stopped."""
-    if (folder / "result.json").is_file():
-        return
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / FILE).is_file():
         write_run(replace(run, checkpoint_every=run.checkpoint_every or max(1, run.steps // 10)), folder / FILE)
-    tell(f"{run.recipe}, seed {run.seed}: training {run.steps} steps")
-    begun = time.time()
+    tell(f"{name}, seed {run.seed}: training {run.steps} steps")
     command = [sys.executable, "-m", "chiasm", "train", "--resume", "--out", str(folder)]
     with (folder / "train.log").open("ab") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log)
+        child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_end_with_parent)
         try:
             _, status, usage = os.wait4(child.pid, 0)
         except KeyboardInterrupt:
             child.terminate()  # it saves and ends
             child.wait()
             raise
-    before = _json(folder / "usage.json") or {"seconds": 0.0, "peak_bytes": 0}
-    seconds, peak = before["seconds"] + time.time() - begun, max(before["peak_bytes"], usage.ru_maxrss * 1024)
-    (folder / "usage.json").write_text(json.dumps({"seconds": round(seconds, 2), "peak_bytes": peak}) + "\n", "utf-8")
+    before = _json(folder / "usage.json") or {"peak_bytes": 0}
+    peak = max(before["peak_bytes"], usage.ru_maxrss * 1024)
+    (folder / "usage.json").write_text(json.dumps({"peak_bytes": peak}) + "\n", "utf-8")
     if os.waitstatus_to_exitcode(status) or not (folder / "result.json").is_file():
         last = (folder / "train.log").read_text("utf-8", "replace").strip().splitlines()[-1:]
-        raise ConfigError("run_failed", f"{run.recipe}, seed {run.seed}, ended before its end: {' '.join(last)[:300]}",
+        raise ConfigError("run_failed", f"{name}, seed {run.seed}, ended before its end: {' '.join(last)[:300]}",
                           hint=f"see {folder / 'train.log'}")  # fmt: skip
+
+
+def _end_with_parent() -> None:
+    """In a child: be told to save and end when the parent is gone, however it went (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _measure(asked: Comparison, model: Path, out: Path, batch_size: int, tell: Tell) -> None:

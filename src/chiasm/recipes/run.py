@@ -170,6 +170,7 @@ class Run:
         recipe, family, scale, needs: what the recipe was registered as; filled in by `@recipe`.
         model: what is trained.
         init_from: folder of a finished run or of a model whose weights replace the model's, where names agree.
+        inherit: regular expressions; of `init_from`, only tensors are taken whose name one is found in.
         after: a recipe that is run first, into `OUT/<its name>`, unless `init_from` is given; the run starts from it.
         learn: regular expressions; a parameter learns when one is found in its name.
         freeze: regular expressions; a parameter that one is found in doesn't learn all the same.
@@ -205,6 +206,7 @@ class Run:
     needs: str = ""
     model: ModelConfig | None = None
     init_from: str | None = None
+    inherit: tuple[str, ...] = ("",)
     after: str | None = None
     learn: tuple[str, ...] = ("",)
     freeze: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from chiasm.data.collation import Pairs
-from chiasm.recipes.run import ModelConfig, Preset, Run, Source, recipe
+from chiasm.recipes.run import ModelConfig, Preset, Run, Source, Store, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
 if TYPE_CHECKING:
@@ -59,6 +59,13 @@ def siglip_pico() -> Run:
         schedule=Cosine(warmup=0.1),
         groups=(Group(learning_rate=1e-3, weight_decay=1e-4),),
     )
+
+
+@recipe(family="siglip", scale="pico", needs="generated scenes")
+def siglip_pico_locked() -> Run:
+    """Locked-image tuning (Zhai et al. 2022, "LiT"): `siglip_pico`'s picture tower, stored, and a new text tower."""
+    run = replace(siglip_pico(), after="siglip_pico", inherit=("^vision\\.",), freeze=("^vision\\.",), store=Store())
+    return replace(run, groups=(Group(learning_rate=2e-3, weight_decay=1e-4),))
 
 
 @recipe(family="siglip", scale="nano", needs="packs: chiasm data pull stamps, clipart and openmoji")

@@ -16,7 +16,7 @@ from chiasm.core.messages import Conversation, ImagePart, Message, TextPart
 from chiasm.core.samples import Place
 from chiasm.data.formats import Layout, Options
 from chiasm.data.pictures import SUFFIXES, PictureFinder
-from chiasm.data.rows import Content, Fault, Rows
+from chiasm.data.rows import Content, Fault, Rows, blank
 from chiasm.data.stamps import digest_of
 from chiasm.data.strict_json import decode
 
@@ -81,7 +81,7 @@ class FolderRows(Rows):
         captions: tuple[str, ...] = ()
         found: dict[str, Any] = {}
         if text is not None:
-            captions = tuple(line.strip() for line in self._text(text).splitlines() if line.strip())
+            captions = tuple(line.strip() for line in self._text(text).splitlines() if not blank(line))
             if not captions:
                 raise DataError("caption_empty", f"{text} holds no visible character")
             turns.append(Message("assistant", (TextPart(captions[0]),)))

@@ -14,7 +14,7 @@ from chiasm.core.errors import DataError
 from chiasm.core.messages import Conversation, ImagePart, Message, Part, TextPart
 from chiasm.data.formats import Reading, Shape, annotations_of
 from chiasm.data.readers.conversations import listed
-from chiasm.data.rows import Content
+from chiasm.data.rows import Content, blank
 from chiasm.data.slots import Slots
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -91,7 +91,7 @@ def _read(record: Mapping[str, Any], reading: Reading) -> Content:
     parts: tuple[Part, ...] = tuple(ImagePart(picture) for picture in pictures)
     turns = [Message("user", parts)]
     if words or "caption" in roles:
-        if not any(word.strip() for word in words):
+        if all(blank(word) for word in words):
             raise DataError("caption_empty", f"the column {roles['caption']!r} holds no visible character")
         turns.append(Message("assistant", (TextPart(words[0]),)))
     elif label is not None:
@@ -103,7 +103,7 @@ def _question(
     record: Mapping[str, Any], roles: Mapping[str, str], pictures: list[Any], kept: dict[str, Any]
 ) -> Content:
     question = record[roles["question"]]
-    if not isinstance(question, str) or not question.strip():
+    if not isinstance(question, str) or blank(question):
         raise DataError("question_empty", f"the column {roles['question']!r} holds no visible character")
     if "<image>" in question:
         slots = Slots(pictures)
@@ -116,9 +116,7 @@ def _question(
     answers = [answer_text(each) for each in listed(record.get(roles.get("answer", "")))]
     if choices:
         kept["choices"] = choices
-        answers = [
-            choices[int(a)] if a.isdigit() and a not in choices and int(a) < len(choices) else a for a in answers
-        ]
+        answers = [_chosen(answer, choices) for answer in answers]
     if answers:
         kept["answers"] = answers
         turns.append(Message("assistant", (TextPart(Counter(answers).most_common(1)[0][0]),)))
@@ -128,8 +126,16 @@ def _question(
 
 
 def _chosen(answer: str, choices: list[str]) -> str:
-    """The choice that a number from 0 stands for; anything else is the answer itself."""
-    return choices[int(answer)] if answer.isdecimal() and int(answer) < len(choices) else answer
+    """The choice that a number from 0 stands for; anything else is the answer itself.
+
+    Raises:
+        DataError: there is no choice of that number.
+    """
+    if answer in choices or not answer.isdecimal():
+        return answer
+    if int(answer) >= len(choices):
+        raise DataError("answer_missing", f"the answer is choice {answer}, the {len(choices)} choices count from 0")
+    return choices[int(answer)]
 
 
 def answer_text(value: Any) -> str:

@@ -17,7 +17,7 @@ from chiasm.core.samples import Place
 from chiasm.data.formats import Layout, Options
 from chiasm.data.pictures import PictureFinder
 from chiasm.data.readers.coco import corners, opening, subset_of
-from chiasm.data.rows import Content, Fault, Rows
+from chiasm.data.rows import Content, Fault, Rows, blank
 from chiasm.data.stamps import digest_of, file_digest
 from chiasm.data.strict_json import parse_json
 
@@ -64,7 +64,7 @@ class ReferenceRows(Rows):
         reference, number = self._rows[index]
         sentence = reference["sentences"][number]
         phrase = str(sentence.get("sent") or sentence.get("raw") or "") if isinstance(sentence, dict) else str(sentence)
-        if not phrase.strip():
+        if blank(phrase):
             raise DataError("question_empty", f"phrase {number} of the reference holds no visible character")
         box = reference.get("bbox") or self._boxes.get(reference.get("ann_id"))
         if box is None:

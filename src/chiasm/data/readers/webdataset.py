@@ -24,7 +24,7 @@ from chiasm.core.messages import Conversation, ImagePart, Message, TextPart
 from chiasm.core.samples import Place
 from chiasm.data.formats import Options, Reading, Shape, readers
 from chiasm.data.pictures import SUFFIXES, PictureFinder
-from chiasm.data.rows import Content, Fault, Rows
+from chiasm.data.rows import Content, Fault, Rows, blank
 from chiasm.data.stamps import digest_of
 from chiasm.data.strict_json import decode, parse_json
 from chiasm.data.tars import Member, TarMember, shown, tar_index
@@ -155,7 +155,7 @@ def _pair(record: Mapping[str, Any], pictures: Mapping[str, TarMember], files: M
         annotations["label"] = _label(_text(files["cls"]))
     if not pictures:
         raise DataError("picture_missing", f"the sample has no picture, only {', '.join(files)}")
-    if texts and not texts[0].strip():
+    if texts and blank(texts[0]):
         raise DataError("caption_empty", "the sample's text holds no visible character")
     turns = [Message("user", tuple(ImagePart(picture) for picture in pictures.values()))]
     words = texts or ([str(annotations["label"])] if "label" in annotations else [])

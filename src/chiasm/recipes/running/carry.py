@@ -6,9 +6,13 @@ A run's folder holds `recipe.yaml` (what was run), `log.jsonl`, `checkpoints/`, 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,6 +29,8 @@ from chiasm.training.loop import Finished, train
 from chiasm.training.plot import plot_loss
 from chiasm.training.progress import Progress
 from chiasm.training.world import World, joined, whole
+
+PATIENCE = 60.0  # seconds for another process to save and leave
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,10 +74,12 @@ def carry_out(run: Run, out: Path, manner: Manner, tell: Tell) -> Finished:
         torch.use_deterministic_algorithms(True)
     with joined(manner.device) as world:
         quiet: Tell = tell if world.main else lambda line: None
-        if world.main:
-            _claim(run, out, manner.resume)
-        world.barrier()
-        return _stages(run, out, manner, world, quiet)
+        with ExitStack() as held:
+            if world.main:
+                _claim(run, out, manner.resume)
+                held.enter_context(_alone(out))
+            world.barrier()
+            return _stages(run, out, manner, world, quiet)
 
 
 def _stages(run: Run, out: Path, manner: Manner, world: World, tell: Tell) -> Finished:
@@ -154,6 +162,27 @@ def _claim(run: Run, out: Path, resume: bool) -> None:
         raise ConfigError("folder_not_empty", what, hint="another --out folder")
     out.mkdir(parents=True, exist_ok=True)
     write_run(run, stored)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold a run's folder; one that another process is leaving (it was told to stop, and saves) is waited for.
+
+    Raises:
+        ConfigError: another process is still at work there.
+    """
+    with (out / ".lock").open("w") as handle:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    what = f"another process trains in {out}, for more than {PATIENCE:g} s by now"
+                    raise ConfigError("run_busy", what, hint="wait for it, end it, or another --out") from None
+                time.sleep(0.2)
+        yield
 
 
 def _is_finished(folder: Path, run: Run) -> bool:

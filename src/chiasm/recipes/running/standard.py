@@ -74,18 +74,20 @@ def build_model(run: Run, tell: Tell) -> Model:
         return Pretrained(source=run.init_from).build(run.family, run.seed)
     model = run.model.build(run.family, run.seed)
     if run.init_from is not None:
-        take_over(model.module, load(run.init_from, device="cpu", dtype="float32").module, run.init_from, tell)
+        other = load(run.init_from, device="cpu", dtype="float32").module
+        take_over(model.module, other, run.init_from, tell, run.inherit)
     return model
 
 
-def take_over(module: nn.Module, other: nn.Module, source: str, tell: Tell) -> None:
-    """Copy every tensor that both modules have under one name in one shape.
+def take_over(module: nn.Module, other: nn.Module, source: str, tell: Tell, inherit: Sequence[str] = ("",)) -> None:
+    """Copy every tensor that both modules have under one name in one shape, if a pattern is found in the name.
 
     Raises:
         ConfigError: there is none.
     """
     own, theirs = module.state_dict(), other.state_dict()
     same = {name: t for name, t in theirs.items() if name in own and own[name].shape == t.shape}
+    same = {name: t for name, t in same.items() if any(re.search(pattern, name) for pattern in inherit)}
     if not same:
         raise ConfigError("init_mismatch", f"{source} has 0 of the model's {len(own)} tensors by name and shape")
     module.load_state_dict(same, strict=False)
