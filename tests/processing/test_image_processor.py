@@ -56,7 +56,6 @@ def test_published_settings(config: dict[str, Any], tiler: Any) -> None:
         ({"image_processor_type": "Idefics9ImageProcessor"}, "image_processor_unknown"),
         ({**CLIP, "do_flip_channel_order": True}, "image_setting_unknown"),
         ({**CLIP, "rescale_offset": 0.5}, "image_setting_unknown"),
-        ({**CLIP, "use_square_size": True}, "image_setting_unknown"),
         ({**CLIP, "data_format": "channels_last"}, "image_setting_unknown"),
         ({**CLIP, "do_pad": True}, "image_setting_unknown"),
         ({**CLIP, "resample": 17}, "image_setting_unknown"),
@@ -160,3 +159,10 @@ def test_as_seen_undoes_the_normalisation_exactly(config: dict[str, Any]) -> Non
         seen = processor.as_seen(crop)
         assert seen.mode == "RGB" and np.array_equal(np.asarray(seen), np.asarray(wanted))
     assert processor.unnormalise(pixels).shape == pixels.shape
+
+
+def test_kosmos_2s_first_settings_mean_a_square() -> None:
+    stored = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 64}, "use_square_size": True,
+              "crop_size": {"height": 64, "width": 64}, "do_center_crop": True}  # fmt: skip
+    plan = ImageProcessor.from_config(stored).plan((100, 50))
+    assert plan.crops[0].resized == (64, 64) and plan.crops[0].offset == (0, 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from chiasm.core.errors import PromptError
@@ -34,9 +36,20 @@ def ground_by_words(model: Model, image: Any, phrase: str, max_new_tokens: int =
         raise PromptError("phrase_empty", f"the phrase has {len(phrase)} characters, all blank")
     pictures = model.processor.image_processor
     picture = pictures.read(image)
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": style.question.format(phrase=phrase)}]
-    (reply,) = model.generate([{"role": "user", "content": content}], max_new_tokens=max_new_tokens)
-    found = style.read(reply.text, pictures.plan(picture))
+    asked, words = model, style.question.format(phrase=phrase)
+    if style.template is not None and _knows(model, style.template):
+        asked, words = copy(model), phrase
+        asked.processor = model.processor.told_by(style.template.replace("<slot>", model.processor.image_token))
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": words}]
+    (reply,) = asked.generate([{"role": "user", "content": content}], max_new_tokens=max_new_tokens)
+    text = model.processor.tokenizer.decode(reply.token_ids, skip_special=False) if style.controls else reply.text
+    found = style.read(text, pictures.plan(picture))
     score = math.exp(sum(reply.logprobs) / len(reply.logprobs)) if reply.logprobs else 0.0
     regions = [Region(place.box, place.point, score, place.label or phrase) for place in found.places]
-    return Grounding(tuple(regions), picture.size, text=reply.text, unread=tuple(found.unread), clipped=found.clipped)
+    return Grounding(tuple(regions), picture.size, text=text, unread=tuple(found.unread), clipped=found.clipped)
+
+
+def _knows(model: Model, template: str) -> bool:
+    """Every tag of a template is one of the tokenizer's control tokens."""
+    tags = set(re.findall(r"</?\w+>", template)) - {"<slot>"}
+    return tags <= set(model.processor.tokenizer.control_tokens)

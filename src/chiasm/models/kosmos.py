@@ -24,6 +24,7 @@ from chiasm.models.assembly import Parts, clip_tower, picture_processor
 from chiasm.models.languages import magneto
 from chiasm.nn.additive_positions import SinusoidPositionsConfig
 from chiasm.nn.positions import XPosConfig
+from chiasm.processing.coordinates import PatchBoxes
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
 from chiasm.processing.resampled import ResampledPictures
@@ -32,6 +33,16 @@ from chiasm.vision.vit import ViTConfig
 
 WRAP = ("<image>", "</image>")
 SLOT = "<picture>"  # what stands for a visual token; published tokenizers use words that a picture never reads
+
+
+GRID = 32  # patches along one side, which places are told by
+PLACES = tuple(f"<patch_index_{index:04d}>" for index in range(GRID**2))
+TAGS = ("<grounding>", "<phrase>", "</phrase>", "<object>", "</object>", "</delimiter_of_multi_objects/>")
+WHERE = """\
+{%- for part in messages[0].content -%}
+{%- if part.type == 'image' -%}<slot>{%- else -%}<grounding><phrase>{{ ' ' + part.text }}</phrase>{%- endif -%}
+{%- endfor -%}
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +105,7 @@ def processor(config: KosmosConfig, parts: Parts) -> Processor:
 
 def tiny() -> tuple[KosmosConfig, Processor]:
     """A miniature with every part of the real one."""
-    tokenizer = tiny_tokenizer("opt", image_token=SLOT, controls=WRAP)
+    tokenizer = tiny_tokenizer("opt", image_token=SLOT, controls=(*WRAP, *TAGS, *PLACES))
     language = magneto(len(tokenizer), 48, 2, 4, mlp=96, context=512, positions=SinusoidPositionsConfig(offset=2))
     config = KosmosConfig(
         vision=clip_tower(32, patch=8, width=32, layers=2, heads=2, mlp=64),
@@ -110,10 +121,11 @@ FAMILY: Family = register(
         name="kosmos",
         summary="CLIP's states through one attention of latents into a Magneto decoder; Kosmos-2 writes boxes as words",
         paper="Huang et al. 2023, Language Is Not All You Need; Peng et al. 2023, Kosmos-2",
-        capabilities=("generate", "score"),
+        capabilities=("generate", "score", "ground"),
         config_type=KosmosConfig,
         presets=PRESETS,
         tiny=tiny,
         processor=processor,
+        places=PatchBoxes(question="Where is {phrase}?", template=WHERE, grid=GRID),
     )
 )

@@ -2,7 +2,8 @@
 
 OpenCLIP's ViT-bigG/14 at 448 px without its class token, one layer of cross-attention from a grid of 256 queries with
 2D positions (§2.1), Qwen-7B. A picture stands between `<img>` and `</img>`; boxes are written as
-`<ref>words</ref><box>(x1,y1),(x2,y2)</box>` on a grid of 1000.
+`<ref>words</ref><box>(x1,y1),(x2,y2)</box>` on a grid of 1000. The tower learned 16×16 positions, which are stretched
+to the 32×32 patches of the larger pictures.
 """
 
 from __future__ import annotations
@@ -24,6 +25,50 @@ from chiasm.vision.patches import PatchSelection, PyramidCells
 from chiasm.vision.vit import ViTConfig
 
 WRAP = ("<img>", "</img>")
+IMAGE_PAD = 151859  # `<imgpad>`, what stands for a visual token
+_TURN = """\
+{%- if message.content is string -%}{{ message.content }}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'image' -%}
+{%- set seen.count = seen.count + 1 -%}{{ 'Picture ' ~ seen.count ~ ': <imgpad>\\n' }}
+{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+"""
+# Qwen-VL continues text; Qwen-VL-Chat answers in ChatML (appendix B.2)
+PLAIN = "{%- set seen = namespace(count=0) -%}{%- for message in messages -%}" + _TURN + "{%- endfor -%}"
+CHAT = (
+    """\
+{%- set seen = namespace(count=0) -%}
+{%- if messages[0].role != 'system' -%}
+{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
+{%- endif -%}
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\\n' }}
+{%- if message.role == 'assistant' -%}{% generation %}
+"""
+    + _TURN
+    + """\
+{{ '<|im_end|>' }}{% endgeneration %}
+{%- else -%}
+"""
+    + _TURN
+    + """\
+{{ '<|im_end|>' }}
+{%- endif -%}
+{{ '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+)
+# a phrase as the published evaluation asks for it: the reply goes on inside the box
+WHERE = """\
+{%- for part in messages[0].content -%}
+{%- if part.type == 'image' -%}<slot>{%- else -%}<ref>{{ part.text }}</ref><box>{%- endif -%}
+{%- endfor -%}
+"""
+CONTROLS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", *WRAP)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +99,10 @@ class QwenVLConfig:
         return build_bridge(self)
 
 
-def tower(image: int, patch: int, width: int, layers: int, heads: int, mlp: int) -> ViTConfig:
-    """OpenCLIP's ViT without a class token."""
+def tower(
+    image: int, patch: int, width: int, layers: int, heads: int, mlp: int, positions: int | None = None
+) -> ViTConfig:
+    """OpenCLIP's ViT without a class token and without its last norm; `positions` along one side were learned."""
     return ViTConfig(
         image_size=image,
         patch_size=patch,
@@ -69,14 +116,16 @@ def tower(image: int, patch: int, width: int, layers: int, heads: int, mlp: int)
         norm_pre=True,
         patch_bias=False,
         attention_pool=False,
+        norm_post=False,
+        position_grid=positions,
     )
 
 
 def _qwen_vl(image: int) -> QwenVLConfig:
-    vision = tower(image, 14, 1664, 48, 16, 8192)
-    language = llama(151936, 4096, 32, 32, 32, 11008, context=8192, eps=1e-6, qkv_bias=True)
+    vision = tower(image, 14, 1664, 48, 16, 8192, 16)
+    language = llama(151936, 4096, 32, 32, 32, 11008, context=2048, eps=1e-6, qkv_bias=True)
     connector = GridResamplerConfig(input_dim=1664, output_dim=4096)
-    return QwenVLConfig(vision=vision, connector=connector, language=language, image_token_id=151859)
+    return QwenVLConfig(vision=vision, connector=connector, language=language, image_token_id=IMAGE_PAD)
 
 
 PRESETS = {"qwen_vl_7b": _qwen_vl(448)}
@@ -85,19 +134,22 @@ PRESETS = {"qwen_vl_7b": _qwen_vl(448)}
 def processor(config: QwenVLConfig, parts: Parts) -> Processor:
     """The whole picture, stretched to the tower's square, its tokens between `<img>` and `</img>`."""
     wrap = WRAP if all(parts.tokenizer.token_to_id(token) is not None for token in WRAP) else None
-    return bridged_processor(config, config.image_token_id, parts, "BlipImageProcessor", wrap=wrap)
+    template = None
+    if parts.folder is not None and (parts.folder / "qwen.tiktoken").is_file():  # published folders have none
+        template = CHAT if parts.tokenizer.named.get("eos_token") == "<|im_end|>" else PLAIN
+    return bridged_processor(config, config.image_token_id, parts, "BlipImageProcessor", template=template, wrap=wrap)
 
 
 def tiny() -> tuple[QwenVLConfig, Processor]:
     """A miniature with every part of the real one."""
-    tokenizer = tiny_tokenizer("chatml", controls=WRAP)
+    tokenizer = tiny_tokenizer("chatml", image_token="<imgpad>", controls=CONTROLS)
     config = QwenVLConfig(
-        vision=tower(32, 8, 32, 2, 2, 64),
+        vision=tower(32, 8, 32, 2, 2, 64, 2),
         connector=GridResamplerConfig(input_dim=32, output_dim=48, grid=2, num_heads=4),
         language=llama(len(tokenizer), 48, 2, 4, 4, 96, context=2048, eps=1e-6, qkv_bias=True),
-        image_token_id=tokenizer.token_to_id("<image>") or 0,
+        image_token_id=tokenizer.token_to_id("<imgpad>") or 0,
     )
-    return config, processor(config, Parts(tokenizer, template=tokenizer.chat_template))
+    return config, processor(config, Parts(tokenizer, template=CHAT))
 
 
 FAMILY: Family = register(
@@ -110,6 +162,8 @@ FAMILY: Family = register(
         presets=PRESETS,
         tiny=tiny,
         processor=processor,
-        places=GridBoxes(question="Locate {phrase}.", form="pairs", before="<box>", after="</box>"),
+        places=GridBoxes(
+            question="Locate {phrase}.", form="pairs", before="<box>", after="</box>", template=WHERE, controls=True
+        ),
     )
 )

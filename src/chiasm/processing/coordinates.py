@@ -6,7 +6,8 @@ brackets, swapped corners, numbers beyond the picture. What can't be read is rep
 * `GridBoxes`: whole numbers on a grid of 0–999 or 0–1000 over the picture (Qwen-VL, CogVLM, InternVL, Qwen2-VL).
 * `PixelJson`: JSON in pixels of the resized picture (Qwen2.5-VL).
 * `PercentPoints`: points in percent, in tags (Molmo).
-* `LocTokens`: four tokens a box, row first (PaliGemma, Kosmos-like vocabularies).
+* `LocTokens`: four tokens a box, row first (PaliGemma).
+* `PatchBoxes`: two tokens a box, the patches that hold its corners (Kosmos-2).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Protocol
 
 from chiasm.core.plan import ImagePlan
 
@@ -23,6 +24,9 @@ Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _PAIR = rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)"
+
+
+_QUAD = re.compile(r"<quad>((?:[^<]*\([^()]*\)){4}[^<]*)(?:</quad>|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,24 @@ class Places:
 
 
 class PlaceStyle(Protocol):
-    """One family's way to ask for places and to write them."""
+    """One family's way to ask for places and to write them.
+
+    Attributes:
+        question: how a phrase is asked for; `{phrase}` is replaced.
+        template: a chat template of its own, where control tokens stand around the phrase (`<slot>` = the picture),
+            for models that know these tokens; None = all are asked the question.
+        controls: places are spelled with control tokens, which the reply's text leaves out.
+    """
 
     question: str
+
+    @property
+    def template(self) -> str | None:
+        """See above."""
+
+    @property
+    def controls(self) -> bool:
+        """See above."""
 
     def read(self, text: str, plan: ImagePlan) -> Places:
         """Places in a reply."""
@@ -73,9 +92,13 @@ class GridBoxes:
         form: `list` = [[x0,y0,x1,y1]]; `pairs` = (x0,y0),(x1,y1).
         digits: numbers are written with so many digits at least.
         before, after: what stands around a box.
+        template: the chat template that a phrase is asked with; see `PlaceStyle`.
+        controls: see `PlaceStyle`.
     """
 
     question: str
+    template: str | None = None
+    controls: bool = False
     grid: int = 1000
     form: Literal["list", "pairs"] = "list"
     digits: int = 1
@@ -83,9 +106,19 @@ class GridBoxes:
     after: str = ""
 
     def read(self, text: str, plan: ImagePlan) -> Places:
-        """See `PlaceStyle`."""
+        """See `PlaceStyle`; words in `<ref>` tags name the boxes behind them, a `<quad>` becomes the box around it."""
         width, height = plan.source
-        return _read_tuples(text, (width / self.grid, height / self.grid), plan.source)
+        found: list[Place] = []
+        unread: list[str] = []
+        clipped = 0
+        text = _QUAD.sub(_around, text)
+        for piece in re.split(r"(?=<ref>)", text):
+            label = re.match(r"<ref>(.*?)</ref>", piece, re.DOTALL)
+            rest = piece[label.end() :] if label else piece
+            some = _read_tuples(rest, (width / self.grid, height / self.grid), plan.source)
+            found += [replace(place, label=label[1].strip()) for place in some.places] if label else some.places
+            unread, clipped = [*unread, *some.unread], clipped + some.clipped
+        return Places(tuple(found), tuple(unread), clipped)
 
     def write(self, places: Iterable[Place], plan: ImagePlan) -> str:
         """See `PlaceStyle`; coordinates are rounded down, the last cell holds the border."""
@@ -113,6 +146,8 @@ class PixelJson:
     """
 
     question: str
+    template: ClassVar[str | None] = None
+    controls: ClassVar[bool] = False
 
     def read(self, text: str, plan: ImagePlan) -> Places:
         """See `PlaceStyle`; JSON needn't be whole, every object that is there is read."""
@@ -157,6 +192,8 @@ class PercentPoints:
     """
 
     question: str
+    template: ClassVar[str | None] = None
+    controls: ClassVar[bool] = False
 
     def read(self, text: str, plan: ImagePlan) -> Places:
         """See `PlaceStyle`; a tag that isn't closed is read as well."""
@@ -201,6 +238,8 @@ class LocTokens:
     """
 
     question: str
+    template: ClassVar[str | None] = None
+    controls: ClassVar[bool] = False
     grid: int = 1024
 
     def read(self, text: str, plan: ImagePlan) -> Places:
@@ -232,6 +271,88 @@ class LocTokens:
             ]
             written.append("".join(f"<loc{cell:04d}>" for cell in cells) + (f" {place.label}" if place.label else ""))
         return " ; ".join(written)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchBoxes:
+    """Boxes as the patches that hold their upper left and lower right corners (Peng et al. 2023, "Kosmos-2", §2).
+
+    `<phrase>words</phrase><object><patch_index_0044><patch_index_0863></object>`, on a grid over the picture as the
+    model sees it; several boxes of one phrase are parted by `</delimiter_of_multi_objects/>`. A corner is its patch's
+    middle; where both lie in one row or column of patches, the box spans the patches whole, as published.
+
+    Attributes:
+        question, template, controls: see `PlaceStyle`.
+        grid: patches along one side.
+    """
+
+    question: str
+    template: str | None = None
+    controls: bool = True
+    grid: int = 32
+
+    def read(self, text: str, plan: ImagePlan) -> Places:
+        """See `PlaceStyle`; a list of patches that isn't closed is read as well."""
+        found: list[Place] = []
+        unread: list[str] = []
+        clipped, label, end = 0, "", 0
+        for run in re.finditer(rf"(?:<patch_index_\d+>\s*|{_DELIMITER}\s*)+", text):
+            words = re.findall(r"<phrase>(.*?)</phrase>", text[end : run.start()], re.DOTALL)
+            label, end = (words[-1].strip() if words else label), run.end()
+            for piece in run[0].split(_DELIMITER):
+                cells = [int(cell) for cell in re.findall(r"<patch_index_(\d+)>", piece)]
+                place, cut = self._place(cells, plan, label)
+                if place is not None:
+                    found.append(place)
+                    clipped += cut
+                elif piece.strip():
+                    unread.append(piece.strip())
+        return Places(tuple(found), tuple(unread), clipped)
+
+    def _place(self, cells: list[int], plan: ImagePlan, label: str) -> tuple[Place | None, int]:
+        if len(cells) != 2 or not all(0 <= cell < self.grid**2 for cell in cells):
+            return None, 0
+        (top, left), (bottom, right) = (divmod(cell, self.grid) for cell in cells)
+        whole = left == right or top == bottom
+        near, far = (0.0, 1.0) if whole else (0.5, 0.5)
+        width, height = plan.crops[0].size
+        x0, y0 = plan.to_source((left + near) / self.grid * width, (top + near) / self.grid * height)
+        x1, y1 = plan.to_source((right + far) / self.grid * width, (bottom + far) / self.grid * height)
+        return _place([x0, y0, x1, y1], (1.0, 1.0), plan.source, label)
+
+    def write(self, places: Iterable[Place], plan: ImagePlan) -> str:
+        """See `PlaceStyle`; neighbours of one label share its tags."""
+        written: list[str] = []
+        last: str | None = None
+        for place in places:
+            box = place.box or (*(place.point or (0.0, 0.0)), *(place.point or (0.0, 0.0)))
+            pair = "".join(f"<patch_index_{self._cell(box[at], box[at + 1], plan):04d}>" for at in (0, 2))
+            if written and place.label == last:
+                written[-1] = written[-1].removesuffix("</object>") + _DELIMITER + pair + "</object>"
+            else:
+                words = f"<phrase>{place.label}</phrase>" if place.label else ""
+                written.append(f"{words}<object>{pair}</object>")
+            last = place.label
+        return "".join(written)
+
+    def _cell(self, x: float, y: float, plan: ImagePlan) -> int:
+        crop, (width, height) = plan.crops[0], plan.source
+        across = (x * crop.resized[0] / width + crop.offset[0]) / crop.size[0]
+        down = (y * crop.resized[1] / height + crop.offset[1]) / crop.size[1]
+        column, row = (min(self.grid - 1, max(0, math.floor(share * self.grid))) for share in (across, down))
+        return row * self.grid + column
+
+
+_DELIMITER = "</delimiter_of_multi_objects/>"
+
+
+def _around(quad: re.Match[str]) -> str:
+    """Four corners → the box around them, as two pairs."""
+    pairs = re.findall(_PAIR, quad[1])
+    if len(pairs) != 4:
+        return quad[0]
+    across, down = ([float(pair[axis]) for pair in pairs] for axis in (0, 1))
+    return f"({min(across)},{min(down)}),({max(across)},{max(down)})"
 
 
 def _read_tuples(text: str, scale: Point, size: tuple[int, int]) -> Places:

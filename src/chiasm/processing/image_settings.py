@@ -107,7 +107,7 @@ def read(
         return _read_open_clip(config["preprocess_cfg"], patch, extra)
     flat = config.get("image_processor") or config
     kind = _kind(flat if flat.get("image_processor_type") or flat.get("feature_extractor_type") else config)
-    settings = DEFAULTS[kind] | dict(flat)
+    settings = _squared(DEFAULTS[kind] | dict(flat))
     _refuse_unknown(settings, DEFAULTS[kind], kind)
     rescale, normalize = settings["do_rescale"], settings["do_normalize"]
     if kind == "EfficientNetImageProcessor":
@@ -182,6 +182,15 @@ def _kind(config: Mapping[str, Any]) -> str:
             f"no picture settings of type {named!r} are known; known are {', '.join(DEFAULTS)}",
         )
     return kind
+
+
+def _squared(settings: dict[str, Any]) -> dict[str, Any]:
+    """Kosmos-2's first files name a shortest edge and mean a square."""
+    if not settings.pop("use_square_size", False):
+        return settings
+    size = settings["size"]
+    side = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    return settings if side is None else settings | {"size": {"height": side, "width": side}}
 
 
 def _refuse_unknown(settings: Mapping[str, Any], known: Mapping[str, Any], kind: str) -> None:

@@ -101,6 +101,20 @@ class Processor:
             limited.image_processor = self.image_processor.within(tokens)
         return limited
 
+    def told_by(self, template: str) -> Processor:
+        """The same with another chat template."""
+        other, own = copy(self), self.renderer
+        other.template = template
+        other.renderer = PromptRenderer(
+            self.tokenizer,
+            template,
+            self.image_token,
+            video_token=own.video_token,
+            wrap=own.wrap,
+            pictures_first=own.pictures_first,
+        )
+        return other
+
     def __call__(self, conversations: Any, *, add_generation_prompt: bool = True, supervise: bool = False) -> Batch:
         """Turn conversations into model inputs.
 

@@ -47,6 +47,7 @@ class Tokenizer:
         canonical: `encode` first brings text into SigLIP's form.
         sentencepiece: bytes of the `.model` file it was built from, which `save` writes back.
         eos_ids: further ids that end a reply, besides the end-of-sequence token.
+        ranks: bytes of the `qwen.tiktoken` file it was built from, which `save` writes back beside its own.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Tokenizer:
         canonical: bool = False,
         sentencepiece: bytes | None = None,
         eos_ids: Iterable[int] = (),
+        ranks: bytes | None = None,
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
@@ -67,7 +69,7 @@ class Tokenizer:
         self.chat_template = chat_template
         self.model_max_length = model_max_length
         self.canonical = canonical
-        self.sentencepiece = sentencepiece
+        self.sentencepiece, self.ranks = sentencepiece, ranks
         self._extra_eos = tuple(eos_ids)
         known = {token.content for token in backend.get_added_tokens_decoder().values()}
         missing = [token for token in dict.fromkeys(self.named.values()) if token not in known]

@@ -2,7 +2,8 @@
 
 Read: `tokenizer.json` beside `tokenizer_config.json` and, in older folders, `special_tokens_map.json` and
 `added_tokens.json`; `vocab.json` + `merges.txt` (CLIP, byte-level BPE); `vocab.txt` (BERT); `tokenizer.model`
-(LLaMA's SentencePiece BPE); `spiece.model` (SigLIP's SentencePiece Unigram); GGUF's `tokenizer.ggml.*` fields.
+(LLaMA's SentencePiece BPE); `spiece.model` (SigLIP's SentencePiece Unigram); `qwen.tiktoken` (Qwen's ranks, see
+`tiktoken_files`); GGUF's `tokenizer.ggml.*` fields.
 
 As transformers does, `add_bos_token` and `add_eos_token` of the settings override the post-processor of
 tokenizer.json, and a LLaMA language model's tokenizer.json gives its vocabulary only: the pipeline is LLaMA's.
@@ -19,6 +20,7 @@ from tokenizers import AddedToken, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from chiasm.core.errors import CheckpointError
+from chiasm.processing import tiktoken_files
 from chiasm.processing.sentencepiece_model import BPE, CONTROL, USER_DEFINED, merges_of, read_sentencepiece, unigram
 from chiasm.processing.tokenizer import NAMED, Tokenizer
 from chiasm.processing.tokenizer_pipelines import bert_wordpiece, byte_level_bpe, clip_bpe, metaspace_bpe
@@ -61,11 +63,13 @@ def read_folder(folder: str | Path) -> Tokenizer:
         elif (folder / "spiece.model").exists():
             sentencepiece = (folder / "spiece.model").read_bytes()
             backend = siglip_backend(sentencepiece, named)
+        elif (folder / "qwen.tiktoken").exists():
+            backend = _qwen(folder, named)
         else:
             raise CheckpointError(
                 "tokenizer_missing",
-                f"{folder} holds 0 of the 5 known tokenizer files (tokenizer.json, vocab.json, vocab.txt, "
-                "tokenizer.model, spiece.model)",
+                f"{folder} holds 0 of the 6 known tokenizer files (tokenizer.json, vocab.json, vocab.txt, "
+                "tokenizer.model, spiece.model, qwen.tiktoken)",
             )
     except CheckpointError:
         raise
@@ -83,6 +87,7 @@ def read_folder(folder: str | Path) -> Tokenizer:
         and config.get("do_lower_case", True) is not False,
         sentencepiece=sentencepiece,
         eos_ids=_generation_eos(folder),
+        ranks=ranks.read_bytes() if (ranks := folder / "qwen.tiktoken").exists() else None,
     )
 
 
@@ -188,6 +193,8 @@ def write_folder(tokenizer: Tokenizer, folder: str | Path, extra: Mapping[str, A
         (folder / "tokenizer.json").write_text(tokenizer.backend.to_str(pretty=True), encoding="utf-8")
         if tokenizer.canonical:
             config["tokenizer_class"] = "SiglipTokenizer"
+    if tokenizer.ranks is not None:
+        (folder / "qwen.tiktoken").write_bytes(tokenizer.ranks)
     config |= extra
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
@@ -205,6 +212,17 @@ def _vocab_and_merges(folder: Path, family: str, named: dict[str, str]) -> Backe
     for name, token in (("bos_token", "<|startoftext|>"), ("eos_token", end), ("unk_token", end), ("pad_token", end)):
         named.setdefault(name, token)
     return clip_bpe(vocab, merges, bos=named["bos_token"], eos=named["eos_token"], unk=named["unk_token"])
+
+
+def _qwen(folder: Path, named: dict[str, str]) -> Backend:
+    """Qwen's ranks; a model with pictures has nine more control tokens, and a chat model ends its turns."""
+    pictures = "visual" in _read_json(folder / "config.json")
+    chats = _read_json(folder / "generation_config.json").get("chat_format") == "chatml"
+    named.setdefault("eos_token", "<|im_end|>" if chats else "<|endoftext|>")
+    named.setdefault("pad_token", "<|endoftext|>")
+    pieces = tiktoken_files.read_ranks((folder / "qwen.tiktoken").read_bytes())
+    controls = (*tiktoken_files.QWEN_CONTROLS, *(tiktoken_files.QWEN_VL_CONTROLS if pictures else ()))
+    return tiktoken_files.backend_of(pieces, controls)
 
 
 def _bert_backend(vocab_text: str, config: Mapping[str, Any], named: dict[str, str]) -> Backend:

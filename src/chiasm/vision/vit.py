@@ -15,6 +15,7 @@ from torch import nn
 from chiasm.nn.attention import AttentionConfig, QKNormConfig
 from chiasm.nn.blocks import BlockConfig, SublayerNormBlockConfig
 from chiasm.nn.mlp import MLPConfig
+from chiasm.nn.positions import resize_grid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,8 @@ class ViTConfig:
         qk_norm: norms of queries and keys (InternViT-6B); None = none.
         layer_scale: start of a learned factor on each sublayer's output (InternViT); None = none.
         sublayer_norm: blocks normalise their sublayers' output, not their input (EVA2-CLIP-E).
+        position_grid: side of the learned grid of positions, which is stretched to the picture's each time (Qwen-VL);
+            None = the picture's own grid was learned. Only without a class token.
     """
 
     image_size: int
@@ -56,6 +59,7 @@ class ViTConfig:
     qk_norm: QKNormConfig | None = None
     layer_scale: float | None = None
     sublayer_norm: bool = False
+    position_grid: int | None = None
 
     @property
     def grid(self) -> int:
@@ -114,7 +118,8 @@ class ViT(nn.Module):
         width, patch = config.hidden_dim, config.patch_size
         self.patch_embed = nn.Conv2d(3, width, patch, patch, bias=config.patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(width)) if config.class_token else None
-        self.pos_embed = nn.Parameter(torch.zeros(config.grid**2 + config.class_token, width))
+        places = (config.position_grid or config.grid) ** 2
+        self.pos_embed = nn.Parameter(torch.zeros(places + config.class_token, width))
         self.norm_pre = nn.LayerNorm(width, eps=config.norm_eps) if config.norm_pre else nn.Identity()
         self.blocks = nn.ModuleList(config.block().build() for _ in range(config.num_layers))
         self.norm_post = nn.LayerNorm(width, eps=config.norm_eps) if config.norm_post else nn.Identity()
@@ -140,7 +145,14 @@ class ViT(nn.Module):
         x = nn.functional.linear(patches, self.patch_embed.weight.flatten(1), self.patch_embed.bias)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(b, 1, -1), x), 1)
-        return self.norm_pre(x + self.pos_embed)
+        return self.norm_pre(x + self.places())
+
+    def places(self) -> torch.Tensor:
+        """(class + P, D) positions of the picture's grid."""
+        learned, grid = self.config.position_grid, self.config.grid
+        if learned is None:
+            return self.pos_embed
+        return resize_grid(self.pos_embed, (learned, learned), (grid, grid))
 
     def features(self, pixels: torch.Tensor, layer: int = -1) -> torch.Tensor:
         """Hidden states after a block, not normalised; blocks beyond it are not computed.

@@ -29,6 +29,7 @@ NAMES = (
     "instructblip",
     "idefics",
     "kosmos2",
+    "qwen_vl",
     "qwen2_vl",
     "qwen2_5_vl",
     "internvl",
