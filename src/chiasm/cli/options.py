@@ -35,11 +35,13 @@ class Loading(Output):
     Attributes:
         device: Where to run: auto, cpu, cuda, cuda:1, mps.
         dtype: Numbers to compute in: auto, float32, bfloat16, float16.
+        quantize: Weights of the language model in fewer bits: int8 or int4; int8:all and int4:all for every layer.
         offline: Never touch the network.
     """
 
     device: str = "auto"
     dtype: str = "auto"
+    quantize: str | None = None
     offline: bool = False
 
     def load(self, source: str) -> Model:
@@ -58,7 +60,8 @@ class Loading(Output):
     def arguments(self, source: str) -> dict[str, Any]:
         """The arguments of `chiasm.load`, as plain values."""
         return {
-            "source": source, "device": self.device, "dtype": self.dtype, "offline": True if self.offline else None,
+            "source": source, "device": self.device, "dtype": self.dtype, "quantize": self.quantize,
+            "offline": True if self.offline else None,
         }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from chiasm.cli.options import LOADING, Loading
-from chiasm.cli.output import DONE, FAILED, emit, note, say
+from chiasm.cli.output import DONE, FAILED, UsageError, emit, note, say
 
 
 def verify(folder: str, /, *, write: bool = False, options: Loading = LOADING) -> int:
@@ -22,6 +22,8 @@ def verify(folder: str, /, *, write: bool = False, options: Loading = LOADING) -
     from chiasm.weights.golden import check_golden, write_golden
     from chiasm.weights.sources import resolve
 
+    if options.quantize is not None:
+        raise UsageError("verify proves full precision; --quantize has no place here")
     place: Path = resolve(folder, offline=True, bundled=bundled_folders())
     model = options.load(folder)
     written = [str(path) for path in write_golden(model, place)] if write else []

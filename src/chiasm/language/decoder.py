@@ -149,7 +149,9 @@ class Decoder(nn.Module):
         )
         self.blocks = nn.ModuleList(config.layer(index) for index in range(config.num_layers))
         self.norm = config.block().norm()
-        self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
+        self.lm_head: nn.Module | None = None  # None = the input embedding
+        if not config.tie_embeddings:
+            self.lm_head = nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
         self._frequencies: dict[int, torch.Tensor] = {}
 
     def init_weights(self) -> None:
@@ -226,8 +228,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(…, D) hidden states → (…, V) logits."""
-        weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return F.linear(hidden, weight)
+        return F.linear(hidden, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)
 
     def _rotary(self, positions: torch.Tensor, dtype: torch.dtype, cache: AnyCache | None) -> Rotary:
         rotary = self.config.rotary

@@ -90,7 +90,9 @@ class EncoderDecoder(nn.Module):
         self.decoder_bias = config.bias.build(config.num_heads, bidirectional=False)
         self.decoder_blocks = nn.ModuleList(CrossBlock(block, cross) for _ in range(config.num_decoder_layers))
         self.decoder_norm = RMSNorm(config.hidden_dim, config.norm_eps)
-        self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
+        self.lm_head: nn.Module | None = None  # None = the input embedding
+        if not config.tie_embeddings:
+            self.lm_head = nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
 
     def init_weights(self) -> None:
         """Draw matrices as the reference does: scores aren't divided, so queries start smaller by √C."""
@@ -162,5 +164,6 @@ class EncoderDecoder(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(…, D) hidden states → (…, V) logits."""
-        weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return F.linear(hidden * self.config.hidden_dim**-0.5 if self.config.scale_logits else hidden, weight)
+        if self.config.scale_logits:
+            hidden = hidden * self.config.hidden_dim**-0.5
+        return F.linear(hidden, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)

@@ -10,6 +10,7 @@ from chiasm.core.batch import Batch
 from chiasm.core.inspection import Inspection
 from chiasm.core.messages import Conversation
 from chiasm.language.decoder import Decoder
+from chiasm.nn.quantized import QuantizedLinear
 from chiasm.processing.processor import DualProcessor
 
 
@@ -51,7 +52,8 @@ def memory_estimate(module: nn.Module, batch: Batch) -> dict[str, int]:
     """
     parameters = list(module.parameters())
     size = parameters[0].element_size()
-    memory = {"weights": sum(p.numel() * p.element_size() for p in parameters)}
+    layers = [part for part in module.modules() if isinstance(part, QuantizedLinear)]
+    memory = {"weights": sum(p.numel() * p.element_size() for p in parameters) + sum(part.nbytes for part in layers)}
     memory["pixels"] = 0 if batch.pixel_values is None else batch.pixel_values.numel() * size
     tokens = 0 if batch.input_ids is None else batch.input_ids.numel()
     decoder = next((part for part in module.modules() if isinstance(part, Decoder)), None)
@@ -59,7 +61,8 @@ def memory_estimate(module: nn.Module, batch: Batch) -> dict[str, int]:
     memory["cache"] = (
         0 if shape is None else 2 * shape.num_layers * shape.num_kv_heads * shape.head_width * tokens * size
     )
-    widest = max((layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear)), default=0)
+    linear = [layer for layer in module.modules() if isinstance(layer, (nn.Linear, QuantizedLinear))]
+    widest = max((layer.out_features for layer in linear), default=0)
     crops = 0 if batch.pixel_values is None else len(batch.pixel_values)
     patches = max((plan.tokens[0] * plan.tokens[1] for plan in batch.plans), default=1)
     memory["activations"] = 4 * widest * max(tokens, crops * patches) * size if widest else 0

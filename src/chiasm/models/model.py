@@ -12,7 +12,7 @@ from torch import nn
 
 from chiasm.core.batch import Batch
 from chiasm.core.constraints import parse_constraint
-from chiasm.core.errors import CapabilityError, PromptError
+from chiasm.core.errors import CapabilityError, CheckpointError, PromptError
 from chiasm.core.inspection import Inspection
 from chiasm.core.messages import Conversation, parse_conversation
 from chiasm.core.protocols import Answering, Embedding, Generative, Heating, Matching
@@ -42,6 +42,7 @@ class Model:
         config: the family's configuration.
         writer: (model, folder) → writes the family's published layout; given by the loader.
         name: what it was loaded as.
+        quantized: how its weights were quantized; None = they weren't.
     """
 
     def __init__(
@@ -53,17 +54,20 @@ class Model:
         *,
         writer: Callable[[Model, Path], None] | None = None,
         name: str = "",
+        quantized: str | None = None,
     ) -> None:
         self.module = module.eval()
         self.processor = processor
         self.family = family
         self.config = config
         self.name = name or family.name
+        self.quantized = quantized
         self._writer = writer
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.module.parameters())
-        return f"Model({self.name!r}, family={self.family.name!r}, parameters={parameters:,}, device={self.device})"
+        size = f"parameters={parameters:,}" if self.quantized is None else f"quantized={self.quantized!r}"
+        return f"Model({self.name!r}, family={self.family.name!r}, {size}, device={self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -334,8 +338,12 @@ class Model:
             folder: created; must not exist with files in it.
 
         Raises:
-            CheckpointError: the folder isn't empty, or the family has no published layout for this variant.
+            CheckpointError: the folder isn't empty, the family has no published layout for this variant, or the weights
+                are quantized: published layouts hold full precision.
         """
+        if self.quantized is not None:
+            what = f"{self.name} was loaded with quantize={self.quantized!r}; what rounding took away can't be written"
+            raise CheckpointError("quantized_save", what, hint="load it without quantize and save that")
         assert self._writer is not None, "a model is saved by the loader that made it"
         self._writer(self, Path(folder))
 

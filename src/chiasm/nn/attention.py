@@ -67,7 +67,11 @@ class AttentionConfig:
 
 
 class Attention(nn.Module):
-    """Scaled dot-product attention with separate projections, on torch's fused kernels."""
+    """Scaled dot-product attention on torch's fused kernels.
+
+    Projections are separate, unless `nn.quantizing` joined them: then `qkv_proj` gives queries, keys and values in one
+    product, and the three aren't there.
+    """
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
@@ -80,6 +84,7 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_dim, inner, bias=config.qkv_bias)
         self.k_proj = nn.Linear(context_dim, kv_inner, bias=config.qkv_bias)
         self.v_proj = nn.Linear(context_dim, kv_inner, bias=config.qkv_bias)
+        self.qkv_proj: nn.Module | None = None
         self.norm_heads = config.qk_norm is not None and config.qk_norm.per_head
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
@@ -101,6 +106,9 @@ class Attention(nn.Module):
         Returns:
             Two tensors (B, K, S, C).
         """
+        if self.qkv_proj is not None:
+            _, keys, own = self._all(context)
+            return keys, own if values is None else self._all(values)[2]
         keys = self._normed(self.k_proj(context), self.k_norm, self.num_kv_heads)
         return keys, self._heads(self.v_proj(context if values is None else values), self.num_kv_heads)
 
@@ -129,13 +137,26 @@ class Attention(nn.Module):
         Returns:
             (B, Q, output_dim).
         """
-        q = self._normed(self.q_proj(x), self.q_norm, self.num_heads)
-        k, v = projected or self.project(x if context is None else context)
+        if self.qkv_proj is None:
+            q = self._normed(self.q_proj(x), self.q_norm, self.num_heads)
+            k, v = projected or self.project(x if context is None else context)
+        else:
+            q, k, v = self._all(x)
+            if projected is not None or context is not None:
+                k, v = projected or self.project(context)  # type: ignore[arg-type]
         if rotary is not None:
             q, k = rotate(q, rotary[:2]), rotate(k, rotary[-2:])
         if cache is not None:
             k, v = cache.append(layer, k, v)
         return self.o_proj(self.inner_norm(self._attend(q, k, v, mask).transpose(1, 2).flatten(2)))
+
+    def _all(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, T, D) → queries, keys and values from one product, each (B, heads, T, C)."""
+        assert self.qkv_proj is not None
+        width, kv_width = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        q, k, v = self.qkv_proj(x).split((width, kv_width, kv_width), -1)
+        q, k = self._normed(q, self.q_norm, self.num_heads), self._normed(k, self.k_norm, self.num_kv_heads)
+        return q, k, self._heads(v, self.num_kv_heads)
 
     def _normed(self, x: torch.Tensor, norm: nn.Module, heads: int) -> torch.Tensor:
         return norm(self._heads(x, heads)) if self.norm_heads else self._heads(norm(x), heads)

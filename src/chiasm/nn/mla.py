@@ -63,6 +63,8 @@ class LatentAttentionConfig:
 class LatentAttention(nn.Module):
     """Attention over a cache of latents."""
 
+    unquantized = ("kv_up",)  # a new token's queries are multiplied by its parts
+
     def __init__(self, config: LatentAttentionConfig) -> None:
         super().__init__()
         shape = self.shape = config.shape

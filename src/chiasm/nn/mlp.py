@@ -71,15 +71,19 @@ class GatedMLPConfig:
 
 
 class GatedMLP(nn.Module):
-    """The LLaMA family's feed-forward layer."""
+    """The LLaMA family's feed-forward layer; `nn.quantizing` may join its first two products into `gate_up_proj`."""
 
     def __init__(self, config: GatedMLPConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.input_dim, config.hidden_dim, bias=config.bias)
         self.up_proj = nn.Linear(config.input_dim, config.hidden_dim, bias=config.bias)
         self.down_proj = nn.Linear(config.hidden_dim, config.input_dim, bias=config.bias)
+        self.gate_up_proj: nn.Module | None = None
         self.act = activation(config.act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., D) → (..., D)."""
+        if self.gate_up_proj is not None:
+            gate, up = self.gate_up_proj(x).chunk(2, -1)
+            return self.down_proj(self.act(gate) * up)
         return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))

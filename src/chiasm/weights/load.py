@@ -33,6 +33,8 @@ from chiasm.weights.frozen import tower_tokenizer
 from chiasm.weights.layouts import layout_for, layout_of, native
 from chiasm.weights.layouts.layout import Layout
 from chiasm.weights.meta import build_on_meta
+from chiasm.weights.quantize import check_kind
+from chiasm.weights.quantize import quantize as quantize_module
 from chiasm.weights.sources import resolve
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -55,7 +57,8 @@ def load(
             PEFT's format loads the model that it was made for, the adapter folded in.
         device: ``auto`` (a GPU where there is one), or any torch device.
         dtype: ``auto`` (float32 on a CPU, as stored on a GPU), ``float32``, ``bfloat16`` or ``float16``.
-        quantize: not taken yet; only None.
+        quantize: ``int8`` or ``int4`` weights of the language model (of all towers, in a model without one),
+            ``int8:all`` or ``int4:all`` of every linear layer; None = as stored. See `weights.quantize`.
         offline: True forbids the network; None asks the environment.
         allow_nonfinite: load weights that hold NaN or infinities.
 
@@ -64,11 +67,14 @@ def load(
 
     Raises:
         SourceError: the source can't be found or reached.
-        ConfigError: its configuration isn't known.
+        ConfigError: its configuration, or an option's value, isn't known.
         CheckpointError: its tensors aren't exactly the model's; they are named.
     """
     if quantize is not None:
-        raise ConfigError("quantize_unknown", f"quantize={quantize!r} is not known; only None is")
+        check_kind(quantize)
+        model = load(source, device, dtype, offline=offline, allow_nonfinite=allow_nonfinite)
+        quantize_module(model.module, quantize)
+        return Model(model.module, model.processor, model.family, model.config, name=model.name, quantized=quantize)
     place, kind = _device(device), _dtype(dtype, _device(device))
     folder = _model_in(resolve(source, offline, bundled=bundled_folders()))
     if is_adapter(folder):
