@@ -86,6 +86,17 @@ def test_a_stream_is_the_same_reply_in_pieces(client: openai.OpenAI) -> None:
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
 
 
+def test_the_form_that_is_asked_for(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"kind": {"enum": ["cat", "dog"]}}, "required": ["kind"]}
+    schema["additionalProperties"] = False
+    asked: dict[str, Any] = {"model": "llava", "messages": seen(RED), "max_tokens": 40, "temperature": 1.0, "seed": 3}
+    done = client.chat.completions.create(**asked, response_format=formed(schema))
+    assert json.loads(done.choices[0].message.content or "")["kind"] in ("cat", "dog")
+    loose = client.chat.completions.create(**asked, response_format={"type": "json_object"}).choices[0]
+    assert (loose.message.content or "").startswith("{")
+    assert loose.finish_reason == "length" or isinstance(json.loads(loose.message.content or ""), dict)
+
+
 def test_n_and_seeds(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "llava", "messages": seen(RED), "max_tokens": 8, "temperature": 1.5, "n": 3}
     one, two = (client.chat.completions.create(**asked, seed=5) for _ in range(2))
@@ -180,6 +191,10 @@ def test_the_page_loads_nothing_from_elsewhere(live: Live) -> None:
 CHAT = {"model": "llava", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 
 
+def formed(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code", "param"),
     [
@@ -199,7 +214,9 @@ CHAT = {"model": "llava", "messages": [{"role": "user", "content": "hi"}], "max_
         ({**CHAT, "messages": seen("/etc/hostname")}, 400, "picture_scheme", "messages[0].content[0]"),
         ({**CHAT, "messages": seen(data_uri(bytes(120_000)))}, 400, "picture_too_large", "messages[0].content[0]"),
         ({**CHAT, "x": "y" * 500_000}, 413, "body_too_large", None),
-        ({**CHAT, "response_format": {"type": "json_object"}}, 400, "parameter_unsupported", "response_format"),
+        ({**CHAT, "response_format": {"type": "json_schema"}}, 400, "request_invalid", "response_format"),
+        ({**CHAT, "response_format": formed({"type": "nothing"})}, 400, "constraint_invalid", None),
+        ({**CHAT, "response_format": formed({"const": 2**70})}, 400, "constraint_too_large", "response_format"),
     ],
 )  # fmt: skip
 def test_bad_bodies(live: Live, body: Any, status: int, code: str, param: str | None) -> None:
@@ -275,13 +292,13 @@ def test_public_addresses_need_a_key() -> None:
 def narrow(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Live, threading.Event]:
     """A server with room for two, whose model waits for an event at every token."""
     model, go = chiasm.load(str(folders["llava"])), threading.Event()
-    decode = model.module.decode
+    write = model.module.write
 
-    def waiting(*given: Any) -> Any:
+    def waiting(*given: Any, **how: Any) -> Any:
         go.wait(20)
-        return decode(*given)
+        return write(*given, **how)
 
-    model.module.decode = waiting
+    model.module.write = waiting
     hosts = {"llava": LocalHost(BatchingEngine(model, max_queue=2, max_batch=1))}
     return Live(hosts, Settings(max_queue=2), tmp_path_factory.mktemp("narrow")), go
 

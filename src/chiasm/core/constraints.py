@@ -112,6 +112,9 @@ def _check_depth(value: Any) -> None:
         if depth > MOST_DEPTH:
             raise ConfigError("constraint_too_large", f"the schema is nested deeper than {MOST_DEPTH}")
         level = [child for each in level for child in _children(each)]
+        huge = next((each for each in level if isinstance(each, int) and abs(each) >= 2**63), None)
+        if huge is not None:
+            raise ConfigError("constraint_too_large", f"the schema holds a whole number of {huge.bit_length()} bits")
         if len(level) > MOST_BYTES:
             raise ConfigError("constraint_too_large", f"the schema has {len(level)} parts at one depth")
 

@@ -58,8 +58,8 @@ class RunningReply:
     finish_reason: str | None = None
     emitted: int = 0
 
-    def take(self, token_id: int, logprob: float, limits: Limits, last: bool) -> None:
-        """Add one token and decide whether the reply ends with it."""
+    def take(self, token_id: int, logprob: float, limits: Limits, last: bool, whole: bool = False) -> None:
+        """Add one token and decide whether the reply ends with it: the last that is allowed, or the whole answer."""
         if token_id in limits.eos_ids:
             self._finish("stop", limits)
             return
@@ -68,8 +68,8 @@ class RunningReply:
         self.text += self.decoder.push(token_id)
         if self._cut_at_stop(limits):
             self.finish_reason = "stop"
-        elif last:
-            self._finish("length", limits)
+        elif last or whole:
+            self._finish("stop" if whole else "length", limits)
 
     def _finish(self, reason: str, limits: Limits) -> None:
         self.text += self.decoder.finish()

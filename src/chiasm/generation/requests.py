@@ -78,7 +78,7 @@ class Ticket:
     def take(self, token_id: int, score: float) -> None:
         """The reply goes on with this token, and perhaps ends with it."""
         self.left -= 1
-        self.running.take(token_id, score, self.limits, last=self.left == 0)
+        self.running.take(token_id, score, self.limits, last=self.left == 0, whole=self.chooser.over)
         if self.running.finish_reason is not None:
             self.finish()
 

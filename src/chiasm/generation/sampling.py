@@ -25,6 +25,10 @@ class Matcher(Protocol):
     def take(self, token_id: int) -> None:
         """The reply goes on with this token."""
 
+    @property
+    def over(self) -> bool:
+        """Nothing but the end may follow."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
@@ -67,6 +71,11 @@ class Chooser:
     def __init__(self, sampling: Sampling, matcher: Matcher | None = None) -> None:
         self.sampling, self.matcher = sampling, matcher
         self._source = sampling.generator() if sampling.temperature > 0 else None
+
+    @property
+    def over(self) -> bool:
+        """The reply has the form that was wanted, and nothing can be added to it."""
+        return self.matcher is not None and self.matcher.over
 
     def choose(self, logits: torch.Tensor) -> tuple[int, float]:
         """Draw the next token.

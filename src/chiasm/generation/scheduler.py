@@ -56,7 +56,7 @@ class Scheduler:
         self._device = next(module.parameters()).device  # type: ignore[attr-defined]
         self._waiting: deque[tuple[Request, Ticket]] = deque()
         self._waves: list[Wave | BeamWave] = []
-        self._grammars = Grammars(processor.tokenizer)
+        self._grammars = Grammars(processor.tokenizer, sorted(limits(1, ()).eos_ids))
         self._seconds = 0.0  # what the last step of writing took
         self.slotted: SlotRun | None = None
         slots = module.new_slots() if isinstance(module, Slotted) else None

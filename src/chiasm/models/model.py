@@ -211,6 +211,9 @@ class Model:
         """
         self._require("generate", "generate()")
         if isinstance(self.module, Answering):
+            if constraint is not None:
+                what = f"{self.name} chooses among {len(self.module.answers)} known answers and takes no constraint"
+                raise CapabilityError("constraint_unsupported", what)
             return self._choose(conversations, batch_size)
         module, processor = self._generative("generate")
         given = listed(conversations)

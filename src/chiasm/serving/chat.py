@@ -9,6 +9,8 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from chiasm.core.constraints import ANY_OBJECT, Constraint, parse_constraint
+from chiasm.core.errors import ConfigError
 from chiasm.core.messages import Conversation
 from chiasm.serving import exchange, schemas
 from chiasm.serving.faults import Fault, fault_of
@@ -30,11 +32,31 @@ def check(request: schemas.ChatRequest, settings: Settings) -> None:
         raise Fault(400, "parameter_unsupported", f"{name} is not supported by this server", name)
     if request.stream_options is not None and not request.stream:
         raise Fault(400, "request_invalid", "stream_options without stream", "stream_options")
+    constraint(request)
     wanted = request.max_completion_tokens or request.max_tokens
     if wanted is not None and wanted > settings.max_new_tokens:
         name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
         what = f"{name} is {wanted}, the server writes at most {settings.max_new_tokens}"
         raise Fault(400, "request_invalid", what, name)
+
+
+def constraint(request: schemas.ChatRequest) -> Constraint | None:
+    """The form that `response_format` asks for; None = any text.
+
+    Raises:
+        Fault: request_invalid without a schema, constraint_too_large.
+    """
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return ANY_OBJECT
+    if wanted.json_schema is None:
+        raise Fault(400, "request_invalid", "response_format of type json_schema has no json_schema", "response_format")
+    try:
+        return parse_constraint({"json_schema": wanted.json_schema.schema_})
+    except ConfigError as error:
+        raise fault_of(error, "response_format") from None
 
 
 def works(request: schemas.ChatRequest, asked: Conversation, settings: Settings) -> list[Chat]:
@@ -49,6 +71,7 @@ def works(request: schemas.ChatRequest, asked: Conversation, settings: Settings)
             seed=None if request.seed is None else (request.seed + index) % 2**63,
             max_new_tokens=wanted,
             stop=tuple(stop),
+            constraint=constraint(request),
             stream=bool(request.stream),
             tokens=bool(request.logprobs),
         )

@@ -248,7 +248,7 @@ class BatchingEngine:
             if job.call is not None:
                 job.done(job.call())
             else:
-                (reply,) = self.model.generate([job.conversation])
+                (reply,) = self.model.generate([job.conversation], constraint=job.constraint)
                 job.piece(reply.text)
                 job.done(reply)
         except Exception as error:

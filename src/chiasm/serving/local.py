@@ -73,6 +73,7 @@ class LocalHost:
                 sampling=Sampling(temperature=work.temperature, top_p=work.top_p, seed=work.seed),
                 max_new_tokens=work.max_new_tokens,
                 stop=work.stop,
+                constraint=work.constraint,
                 on_done=done,
                 on_piece=ask.on_piece if work.stream else None,
             )

@@ -184,7 +184,6 @@ class ChatRequest(_Asked):
     def unsupported(self) -> str | None:
         """The first field that asks for what this server doesn't do."""
         asked = {
-            "response_format": self.response_format is not None and self.response_format.type != "text",
             "tools": bool(self.tools),
             "tool_choice": self.tool_choice not in (None, "none", "auto"),
             "functions": bool(self.functions),

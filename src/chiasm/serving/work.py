@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from chiasm.core.constraints import Constraint
 from chiasm.core.errors import ChiasmError
 from chiasm.core.messages import Conversation
 from chiasm.core.replies import Reply
@@ -34,7 +35,7 @@ class Chat:
 
     Attributes:
         conversation: what to answer.
-        temperature, top_p, seed, max_new_tokens, stop: as in `Model.generate`.
+        temperature, top_p, seed, max_new_tokens, stop, constraint: as in `Model.generate`.
         stream: pieces of text are told as they come.
         tokens: the answer spells every token.
     """
@@ -45,6 +46,7 @@ class Chat:
     seed: int | None = None
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
+    constraint: Constraint | None = None
     stream: bool = False
     tokens: bool = False
 
