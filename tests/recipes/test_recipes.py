@@ -22,6 +22,14 @@ PUBLISHED = {
     "llava_1_5_7b_align_paper": 20_979_712,
     "llava_1_5_7b_paper": 6_759_919_616,
     "llava_next_vicuna_7b_paper": 7_063_431_168,
+    "vse_vgg19_paper": 5_478_000,  # the map from VGG-19, word vectors of 300, an LSTM of 300
+    "vsepp_resnet152_paper": 9_698_148,
+    "align_l2_paper": 802_722_485,  # paper: 480M and 335M
+    "vilt_b_32_paper": 112_219_196,  # paper: 111M without the heads
+    "albef_b_paper": 209_937_725,  # paper: 209.5M
+    "blip_b_paper": 252_441_919,
+    "blip_l_paper": 474_729_023,
+    "coca_2b_paper": 2_497_965_953,  # paper: 2.1B with one MLP a fusion layer; the second of OpenCLIP's is 0.4B
 }
 
 

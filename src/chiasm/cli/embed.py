@@ -1,4 +1,4 @@
-"""`chiasm embed`: vectors of pictures and texts."""
+"""`chiasm embed`: vectors of pictures, texts and sounds."""
 
 from __future__ import annotations
 
@@ -21,29 +21,33 @@ def embed(
     *,
     image: Many = (),
     text: Many = (),
+    sound: Many = (),
+    truncate: bool = False,
     out: Path | None = None,
     bulk: Bulk = BULK,
     options: Loading = LOADING,
 ) -> None:
-    """Embed pictures or texts: chiasm embed MODEL --image cat.png dog.png --out cats.npy.
+    """Embed pictures, texts or sounds: chiasm embed MODEL --image cat.png dog.png --out cats.npy.
 
     Args:
         model: A bundled name, a folder, or a hub id.
         image: Picture files, or folders of them.
         text: Texts.
-        out: Where to write the vectors: .npy (pictures or texts) or .safetensors (both).
+        sound: WAV files, for families that hear (ImageBind).
+        truncate: Cut texts that are longer than the model takes, instead of refusing them.
+        out: Where to write the vectors: .npy (of one kind) or .safetensors.
     """
-    if not image and not text:
-        raise UsageError("neither --image nor --text was given", hint="chiasm embed MODEL --image IMAGE")
+    if not image and not text and not sound:
+        raise UsageError("neither --image nor --text nor --sound was given", hint="chiasm embed MODEL --image IMAGE")
     if out is not None and out.suffix not in (".npy", ".safetensors"):
         raise UsageError(f"--out ends in {out.suffix!r}, known endings are .npy and .safetensors")
-    if out is not None and out.suffix == ".npy" and image and text:
+    if out is not None and out.suffix == ".npy" and sum(map(bool, (image, text, sound))) > 1:
         raise UsageError(
-            f".npy holds one array, {len(image)} pictures and {len(text)} texts make two",
+            f".npy holds one array; {len(image)} pictures, {len(text)} texts and {len(sound)} sounds make several",
             hint="--out vectors.safetensors",
         )
     files = listed_pictures(image)
-    loaded = bulk.checked().load(model, options, needed=bool(text))
+    loaded = bulk.checked().load(model, options, needed=bool(text or sound))
     import torch
 
     vectors = {}
@@ -52,7 +56,10 @@ def embed(
         vectors["images"] = torch.stack([torch.as_tensor(row, dtype=torch.float32) for row in rows])
     if text:
         assert loaded is not None
-        vectors["texts"] = loaded.embed_texts(list(text)).cpu()
+        vectors["texts"] = loaded.embed_texts(list(text), truncate=truncate).cpu()
+    if sound:
+        assert loaded is not None
+        vectors["sounds"] = loaded.embed_sounds(list(sound)).cpu()
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".npy":

@@ -26,7 +26,7 @@ def ground(
         model: A bundled name, a folder, or a hub id.
         image: A picture file.
         phrase: What to look for.
-        save: Write the picture with its boxes and points drawn.
+        save: Write the picture with its boxes and points drawn, over the heat map of families that find by one.
         image_tokens: Most visual tokens for the picture.
     """
     loaded = options.load(model)
@@ -42,7 +42,12 @@ def ground(
         from chiasm.processing.pictures import read_picture
 
         places = [(region.box, region.point, region.phrase) for region in found.regions]
-        draw_places(read_picture(image), places, COLOUR).save(save)
+        picture = read_picture(image)
+        if found.heat is not None:
+            from chiasm.models.judging import heat_picture
+
+            picture = heat_picture(found, picture)
+        draw_places(picture, places, COLOUR).save(save)
     if options.json:
         emit(
             {

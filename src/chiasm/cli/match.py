@@ -15,6 +15,7 @@ def match(
     /,
     *images: str,
     text: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    truncate: bool = False,
     options: Loading = LOADING,
 ) -> None:
     """Probability that each text belongs to its picture: chiasm match MODEL IMAGE... --text "a cat" ....
@@ -23,6 +24,7 @@ def match(
         model: A bundled name, a folder, or a hub id.
         images: Picture files, one for each text, or one for all texts.
         text: Texts.
+        truncate: Cut texts that are longer than the model takes, instead of refusing them.
     """
     pictures = list(images) * len(text) if len(images) == 1 else list(images)
     if not text or len(pictures) != len(text):
@@ -30,7 +32,7 @@ def match(
             f"{len(images)} pictures and {len(text)} texts don't pair up",
             hint='chiasm match MODEL IMAGE --text "a cat"',
         )
-    probabilities = options.load(model).match(pictures, list(text)).tolist()
+    probabilities = options.load(model).match(pictures, list(text), truncate=truncate).tolist()
     if options.json:
         rows = [
             {"image": image, "text": words, "probability": value}

@@ -124,6 +124,31 @@ class Model:
 
         return _chunked(_listed(texts), embed)
 
+    def embed_sounds(self, sounds: Any, rate: int | None = None) -> torch.Tensor:
+        """Embed sounds, in the space of the pictures.
+
+        Args:
+            sounds: one sound or a sequence: paths or bytes of WAV files, or arrays (n,) or (channels, n) in −1..1.
+            rate: samples a second of arrays.
+
+        Returns:
+            (N, E) float32, L2-normalised: the mean direction of a sound's clips.
+
+        Raises:
+            CapabilityError: the model reads no sounds.
+            DataError: a sound can't be read, or nobody says its rate.
+        """
+        module, processor = self._dual("embed_sounds")
+        if not (hasattr(module, "embed_kind") and hasattr(processor, "sounds")):
+            what = f"{self.name} reads images and texts, not audio; the family imagebind does"
+            raise CapabilityError("modality_missing", what, hint="chiasm models")
+
+        def embed(part: list[Any]) -> torch.Tensor:
+            vectors = module.embed_kind("audio", processor.sounds(part, rate).to(self.device))
+            return F.normalize(vectors, dim=-1)
+
+        return _chunked(_listed(sounds), embed)
+
     def similarity(self, images: Any, texts: str | Sequence[str]) -> torch.Tensor:
         """(images, texts) logits, scaled and biased as the family defines; arguments as for the embeddings."""
         module, _ = self._dual("similarity")

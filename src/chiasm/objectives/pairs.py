@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from chiasm.core.batch import Batch
-from chiasm.core.errors import ConfigError
+from chiasm.core.errors import ConfigError, DataError
 from chiasm.objectives.config import ObjectiveConfig
 from chiasm.objectives.contrastive import info_nce, sigmoid_loss
 
@@ -68,12 +68,15 @@ class PairObjective(nn.Module):
 
         Raises:
             ConfigError: `alike` on several processes.
+            DataError: a batch of one, over all processes.
         """
+        assert batch.input_ids is not None
+        if len(batch.input_ids) * _processes() < 2:
+            raise DataError("batch_of_one", "a batch of 1 pair has no wrong pairs; at least 2 are needed")
         images, texts = embed_pairs(module, batch, self.config.part)
         scale = module.logit_scale.exp()
         if isinstance(self.config, InfoNCE):
             return {"loss": info_nce(images, texts, scale, smoothing=self.config.smoothing, gather=True)}
-        assert batch.input_ids is not None
         same = _alike(batch.input_ids) if self.config.alike else None
         return {"loss": sigmoid_loss(images, texts, scale, module.logit_bias, same=same, gather=same is None)}
 
@@ -112,8 +115,11 @@ def embed_pairs(module: Any, batch: Batch, part: int | None = None) -> tuple[tor
 
 def _alike(ids: torch.Tensor) -> torch.Tensor:
     """(B, B), where two rows have the same words."""
-    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if world > 1:
+    if (world := _processes()) > 1:
         what = f"objective.alike compares the words of one process's rows, there are {world} processes"
         raise ConfigError("alike_distributed", what, hint="--set objective.alike=false")
     return (ids[:, None] == ids[None]).all(-1)
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

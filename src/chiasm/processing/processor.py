@@ -315,7 +315,7 @@ class DualProcessor:
             if len(words) > room and not truncate:
                 total = len(words) + len(before) + len(after)
                 what = f"text {index} has {total} tokens, the model takes {self.context_length}"
-                raise PromptError("text_too_long", what, hint="a shorter text, or truncate=True")
+                raise PromptError("text_too_long", what, hint="a shorter text, or --truncate (in Python truncate=True)")
             rows.append([*before, *words[:room], *after])
         length = self.context_length if self.pad_to_context else max(1, *(len(row) for row in rows))
         ids = torch.full((len(rows), length), self.tokenizer.pad_id, dtype=torch.long)  # (B, T)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chiasm.objectives.fusion import MaskedText
 
 NEEDS = "generated scenes"
-SIZE, PATCH, WIDTH, LAYERS, CONTEXT = 96, 12, 128, 4, 128
+SIZE, PATCH, WIDTH, LAYERS, CONTEXT = 96, 16, 128, 4, 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
