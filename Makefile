@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?= -n 2
 
-.PHONY: demo test check bench environment clean
+.PHONY: demo test check bench soak environment clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/chiasm demo
@@ -21,6 +21,9 @@ check: $(VENV)/.stamp-test .reference/.stamp
 
 bench: $(VENV)/.stamp-test
 	$(BIN)/python benchmarks/speed.py
+
+soak: $(VENV)/.stamp-test
+	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
 
 environment: $(VENV)/.stamp-test .reference/.stamp
 

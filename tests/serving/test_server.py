@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import json
@@ -14,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from tests.serving.live import Live, until
 
 import chiasm
 from chiasm.core.errors import ConfigError
+from chiasm.serving import connections
+from chiasm.serving.doors import form
 from chiasm.serving.engine import BatchingEngine
 from chiasm.serving.local import LocalHost
 from chiasm.serving.running import guarded_hosts
@@ -377,3 +381,56 @@ def test_without_its_packages_the_command_says_what_to_install() -> None:
     code = "import sys; sys.modules['fastapi'] = None; from chiasm.cli import main; sys.exit(main(['serve', 'nano']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and 'pip install "chiasm[serve]"' in done.stderr
+
+
+# --- those who hold on ---------------------------------------------------------------------------------------
+
+
+def test_heads_that_drip_are_given_up_and_hold_nobody_up(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    peers = [socket.create_connection(("127.0.0.1", live.port), 10) for _ in range(40)]
+    for peer in peers[::2]:
+        peer.sendall(b"GET /health HTTP/1.1\r\nHo")
+    assert live.ask("GET", "/health")[0] == 200
+    for peer in peers:
+        with contextlib.suppress(ConnectionResetError):
+            assert peer.recv(10) == b""
+        peer.close()
+
+
+def test_announced_bodies_take_no_room(live: Live) -> None:
+    peers = [socket.create_connection(("127.0.0.1", live.port), 10) for _ in range(4)]
+    for peer in peers:
+        head = "POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        peer.sendall(f"{head}Content-Length: 390000\r\n\r\n{{".encode())
+    assert live.ask("POST", "/v1/embeddings", {"model": "clip", "input": "a cat"})[0] == 200
+    for peer in peers:
+        peer.close()
+
+
+def test_what_would_hold_the_loop_up_is_refused_before_it_is_read() -> None:
+    start = time.monotonic()
+    assert form(b"[" + b"1," * 10_000_000 + b"1]", 1000) == (1, 1001)
+    assert time.monotonic() - start < 1
+    assert form(b'{"a": ["[[[{,,", {"b": "\\"["}], "c": 1}', 1000)[0] == 3
+
+
+def test_texts_that_a_tokenizer_reads_for_seconds_are_refused(live: Live) -> None:
+    long = "a " * 110_000
+    for path, body in (
+        ("/v1/chat/completions", {**CHAT, "messages": [{"role": "user", "content": long}]}),
+        ("/v1/embeddings", {"model": "clip", "input": [long]}),
+    ):
+        status, _, answer = live.ask("POST", path, body)
+        assert (status, answer["error"]["code"]) == (400, "request_invalid") and "200,000" in answer["error"]["message"]
+
+
+def test_pictures_in_hand_are_bounded_and_given_back(folders: dict[str, Path], tmp_path: Path) -> None:
+    hosts = {"clip": LocalHost(BatchingEngine(chiasm.load(str(folders["clip"]))))}
+    small = Live(hosts, Settings(max_held=3 * 24 * 16), tmp_path)  # one picture's worth
+    one = {"model": "clip", "input": [{"type": "image_url", "image_url": {"url": RED}}]}
+    for _ in range(3):
+        assert small.ask("POST", "/v1/embeddings", one)[0] == 200
+    status, _, answer = small.ask("POST", "/v1/embeddings", {**one, "input": one["input"] * 2})
+    assert (status, answer["error"]["code"]) == (429, "engine_busy")
+    assert small.ask("POST", "/v1/embeddings", one)[0] == 200

@@ -77,10 +77,21 @@ class Server:
             raise fault_of(CapabilityError("capability_missing", f"{name} has no {capability}; it has {can}"), "model")
         return host
 
-    async def pictures(self, sources: Sequence[tuple[str, str]]) -> list[Any]:
+    def check_text(self, length: int, param: str) -> None:
+        """Refuse texts that a tokenizer would read for seconds.
+
+        Raises:
+            Fault: request_invalid.
+        """
+        if length > self.settings.max_text:
+            what = f"the texts hold {length:,} characters, over the limit of {self.settings.max_text:,}"
+            raise Fault(400, "request_invalid", what, param)
+
+    async def pictures(self, request: Request, sources: Sequence[tuple[str, str]]) -> list[Any]:
         """Let a request's pictures through the gate.
 
         Args:
+            request: whose share of memory they take.
             sources: (address, place in the request) each.
 
         Raises:
@@ -93,7 +104,8 @@ class Server:
             raise Refusal("engine_busy", what, 1)
         self._opening += 1
         try:
-            return await asyncio.to_thread(self.gate.open, [source for source, _ in sources])
+            keep = request.scope["chiasm.share"].take
+            return await asyncio.to_thread(self.gate.open, [source for source, _ in sources], keep)
         except MediaRefusal as refusal:
             raise fault_of(refusal, sources[refusal.index][1]) from None
         finally:
@@ -142,7 +154,7 @@ def create_app(hosts: Mapping[str, Host], settings: Settings) -> FastAPI:
 def _add_models(app: FastAPI, server: Server) -> None:
     async def done(request: Request, host: Host, name: str, asked: Any, sources: Sequence[tuple[str, str]]) -> Response:
         async def work() -> Response:
-            task = Task(name, asked, await server.pictures(sources))
+            task = Task(name, asked, await server.pictures(request, sources))
             (document,) = await exchange.results(host, [task], server.settings.request_seconds)
             return Response(document, media_type="application/json")
 
@@ -152,10 +164,11 @@ def _add_models(app: FastAPI, server: Server) -> None:
     async def complete(request: Request, asked: schemas.ChatRequest) -> Response:
         host = server.host(asked.model, "generate")
         chat.check(asked, server.settings)
+        server.check_text(messages.length(asked.messages), "messages")
         answer = chat.Completion(asked, host, server.settings, server.metrics)
 
         async def works() -> Any:
-            pictures = await server.pictures(messages.sources(asked.messages))
+            pictures = await server.pictures(request, messages.sources(asked.messages))
             return chat.works(asked, messages.conversation(asked.messages, pictures), server.settings)
 
         async def whole() -> Response:
@@ -170,13 +183,13 @@ def _add_models(app: FastAPI, server: Server) -> None:
     @app.post("/v1/embeddings", response_model=documents.EmbeddingDocument, summary="Embed texts and pictures")
     async def embed(request: Request, asked: schemas.EmbeddingRequest) -> Any:
         host = server.host(asked.model, "embed")
-
+        server.check_text(vectors.embedding_length(asked), "input")
         return await done(request, host, "embed", asked, vectors.embedding_sources(asked))
 
     @app.post("/v1/classify", response_model=documents.ClassifyDocument, summary="Rank labels for pictures")
     async def classify(request: Request, asked: schemas.ClassifyRequest) -> Any:
         host = server.host(asked.model, "embed")
-
+        server.check_text(vectors.classify_length(asked), "labels")
         return await done(request, host, "classify", asked, vectors.classify_sources(asked))
 
     @app.post("/v1/ground", response_model=documents.GroundDocument, summary="Find a phrase in a picture")
@@ -187,6 +200,7 @@ def _add_models(app: FastAPI, server: Server) -> None:
     @app.post("/v1/inspect", response_model=documents.InspectDocument, summary="Show what a model would see")
     async def inspect(request: Request, asked: schemas.InspectRequest) -> Any:
         host = server.host(asked.model)
+        server.check_text(messages.length(asked.messages), "messages")
         return await done(request, host, "inspect", asked, messages.sources(asked.messages))
 
     def described(name: str, host: Host) -> dict[str, Any]:

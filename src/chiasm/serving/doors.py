@@ -10,11 +10,12 @@ import re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chiasm.serving.faults import Fault
+from chiasm.serving.keeping import Share, Store
 from chiasm.serving.settings import Settings
 
 OPEN_ROUTES = ("/health", "/")
 # A string is passed over in one step, so brackets in texts and pictures' base64 don't count and cost nothing.
-_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]++|[\]}]++', re.DOTALL)
+_MARKS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]++|[\]}]++|,', re.DOTALL)
 
 
 class Doors:
@@ -30,24 +31,22 @@ class Doors:
         self.inner, self.settings, self.posting = inner, settings, posting
         self._key = None if settings.api_key is None else _digest(settings.api_key.encode())
         self._buffered = 0
+        self.store = Store(settings.max_held)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
         if scope["type"] != "http":
             await self.inner(scope, receive, send)
             return
-        size = 0
+        body = bytearray()
         try:
             headers = {name.lower(): value for name, value in scope["headers"]}
             self._check(scope, headers)
-            body = b""
             if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
                 self._check_kind(scope, headers)
-                size = self._announced(headers)
-                self._buffered += size
-                body = await asyncio.wait_for(self._body(receive), self.settings.body_seconds)
-                if depth(body) > self.settings.max_depth:
-                    raise Fault(400, "body_too_deep", f"the body nests deeper than {self.settings.max_depth}")
+                self._check_announced(headers)
+                await asyncio.wait_for(self._receive(receive, body), self.settings.body_seconds)
+                self._check_form(body)
         except Fault as fault:
             # The rest of the body isn't read: the connection can't be used again.
             response = fault.response()
@@ -61,8 +60,12 @@ class Doors:
         except ConnectionResetError:
             return
         finally:
-            self._buffered -= size
-        await self.inner(scope, _replayed(body, receive), send)
+            self._buffered -= len(body)
+        scope["chiasm.share"] = share = Share(self.store)
+        try:
+            await self.inner(scope, _replayed(bytes(body), receive), send)
+        finally:
+            share.close()
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         if self.settings.hosts:
@@ -81,42 +84,62 @@ class Doors:
         if scope["path"] in self.posting and scope["method"] == "POST" and kind != b"application/json":
             raise Fault(415, "media_type", "the body must be application/json")
 
-    def _announced(self, headers: dict[bytes, bytes]) -> int:
+    def _check_announced(self, headers: dict[bytes, bytes]) -> None:
         text = headers.get(b"content-length", b"")
-        announced = int(text) if text.isdigit() and len(text) < 19 else self.settings.max_body
-        if text.isdigit() and (len(text) >= 19 or announced > self.settings.max_body):
+        if text.isdigit() and (len(text) >= 19 or int(text) > self.settings.max_body):
             raise self._too_large()
-        if self._buffered + announced > self.settings.max_buffered:
-            raise Fault(429, "engine_busy", "too many bodies are being received", None, {"Retry-After": "1"})
-        return announced
 
-    async def _body(self, receive: Receive) -> bytes:
-        body = bytearray()
+    async def _receive(self, receive: Receive, body: bytearray) -> None:
+        """Read the body; only bytes that came count, so that nobody takes up room by announcing."""
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ConnectionResetError
-            body += message.get("body", b"")
-            if len(body) > self.settings.max_body:
+            piece = message.get("body", b"")
+            if len(body) + len(piece) > self.settings.max_body:
                 raise self._too_large()
+            if self._buffered + len(piece) > self.settings.max_buffered:
+                raise Fault(429, "engine_busy", "too many bodies are being received", None, {"Retry-After": "1"})
+            body += piece
+            self._buffered += len(piece)
             if not message.get("more_body"):
-                return bytes(body)
+                return
+
+    def _check_form(self, body: bytearray) -> None:
+        deepest, values = form(body, self.settings.max_values)
+        if deepest > self.settings.max_depth:
+            raise Fault(400, "body_too_deep", f"the body nests deeper than {self.settings.max_depth}")
+        if values > self.settings.max_values:
+            raise Fault(413, "body_too_large", f"the body holds more than {self.settings.max_values:,} values")
 
     def _too_large(self) -> Fault:
         return Fault(413, "body_too_large", f"the body is over the limit of {self.settings.max_body:,} bytes")
 
 
-def depth(body: bytes) -> int:
-    """The deepest nesting of arrays and objects in a JSON text; nothing is parsed."""
+def form(body: bytes | bytearray, most: int) -> tuple[int, int]:
+    """The deepest nesting and the number of values of a JSON text, up to `most`; nothing is parsed.
+
+    Args:
+        body: the text.
+        most: values after which counting ends.
+
+    Returns:
+        Depth and values, both at least what was seen.
+    """
     deepest = level = 0
-    for found in _BRACKETS.finditer(body):
+    values = 1
+    for found in _MARKS.finditer(body):
         first, count = found[0][0], found.end() - found.start()
-        if first in b"[{":
-            level += count
+        if first == b","[0]:
+            values += 1
+        elif first in b"[{":
+            level, values = level + count, values + count
             deepest = max(deepest, level)
         elif first in b"]}":
             level -= count
-    return deepest
+        if values > most:
+            break
+    return deepest, values
 
 
 def _digest(text: bytes) -> bytes:

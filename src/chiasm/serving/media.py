@@ -10,7 +10,8 @@ import base64
 import binascii
 import os
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -53,11 +54,12 @@ class MediaGate:
         self.limits, self.decoders, self.fetcher = limits, decoders, fetcher
         self.folder = None if folder is None else Path(os.path.realpath(folder))
 
-    def open(self, sources: Sequence[str]) -> list[Image.Image]:
+    def open(self, sources: Sequence[str], keep: Callable[[int], None] = lambda size: None) -> list[Image.Image]:
         """Read all pictures of one request; blocks.
 
         Args:
             sources: data URIs; http(s) addresses and files where the server allows them.
+            keep: told the bytes of each decoded picture; what it raises ends the reading.
 
         Returns:
             Upright RGB pictures, in order.
@@ -75,13 +77,20 @@ class MediaGate:
         room, pixels = self.limits.max_total_bytes, self.limits.max_total_pixels
         pictures: list[Image.Image] = []
         index = 0
+        fetch_until = time.monotonic() + self.limits.fetch_seconds
         try:
             for index, source in enumerate(sources):  # noqa: B007  # told when a picture is refused
-                encoded.append(self._bytes(source, min(self.limits.max_bytes, room)))
+                encoded.append(self._bytes(source, min(self.limits.max_bytes, room), fetch_until))
                 room -= len(encoded[-1])
+            spent = 0.0
             for index, data in enumerate(encoded):  # noqa: B007
+                if spent > 2 * self.limits.decode_seconds:
+                    raise PictureError("picture_too_slow", f"the pictures before it took {spent:.0f} seconds to decode")
+                start = time.monotonic()
                 picture = self.decoders.decode(data, max(1, min(self.limits.max_pixels, pixels)))
+                spent += time.monotonic() - start
                 pixels -= picture.width * picture.height
+                keep(3 * picture.width * picture.height)
                 pictures.append(picture)
         except PictureError as error:
             raise MediaRefusal(error, index) from None
@@ -91,7 +100,7 @@ class MediaGate:
         """End the decoding processes."""
         self.decoders.close()
 
-    def _bytes(self, source: str, allowed: int) -> bytes:
+    def _bytes(self, source: str, allowed: int, until: float) -> bytes:
         scheme = source[:8].lower()
         if scheme.startswith("data:"):
             return _from_data_uri(source, allowed)
@@ -100,7 +109,7 @@ class MediaGate:
                 raise PictureError(
                     "picture_remote", "remote pictures are not fetched by this server", hint="send a data URI"
                 )
-            return self.fetcher.fetch(source, allowed)
+            return self.fetcher.fetch(source, allowed, until)
         if self.folder is not None and (scheme.startswith("file:") or "://" not in source[:32]):
             return self._from_folder(source, allowed)
         raise PictureError("picture_scheme", "the picture is not a data URI", hint="data:image/png;base64,…")

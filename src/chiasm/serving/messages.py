@@ -43,3 +43,14 @@ def conversation(
         else:
             messages.append(Message(role, tuple(typed(part) for part in message.content)))
     return Conversation(tuple(messages))
+
+
+def length(given: Sequence[schemas.GivenMessage | schemas.AssistantMessage]) -> int:
+    """Characters of all texts."""
+    count = 0
+    for message in given:
+        if isinstance(message.content, str):
+            count += len(message.content)
+        for part in message.content if isinstance(message.content, list) else ():
+            count += len(part.text) if isinstance(part, (schemas.TextPart, schemas.RefusalPart)) else 0
+    return count

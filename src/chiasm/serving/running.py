@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from chiasm.core.errors import ConfigError
+from chiasm.serving.connections import PatientNoLonger
 
 _LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
@@ -136,6 +137,8 @@ def listen(
         timeout_keep_alive=15,
         timeout_graceful_shutdown=max(1, round(grace_seconds)),
         ws="none",
+        http=PatientNoLonger,
+        h11_max_incomplete_event_size=32 * 1024,
     )
     try:
         asyncio.run(_Listener(config, ready).serve(sockets=[listening]))

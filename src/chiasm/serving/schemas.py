@@ -7,13 +7,16 @@ say nothing are passed over.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+_HALVES = re.compile("[\ud800-\udfff]")
+
 
 def _whole(text: str) -> str:
-    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not text.isascii() and _HALVES.search(text):
         raise ValueError("the text holds half a character, a lone surrogate")
     return text
 

@@ -18,9 +18,9 @@ class MediaLimits:
         max_side: width or height alone.
         max_pictures: pictures and frames of a request.
         max_frames: frames of one video.
-        decode_seconds: after which the process that decodes a picture is killed.
+        decode_seconds: after which the process that decodes a picture is killed; twice that for a request's pictures.
         decode_memory: bytes of address space that process may hold.
-        fetch_seconds: for one remote picture, redirects included.
+        fetch_seconds: for the remote pictures of a request, redirects included.
         max_redirects: hops to another allowed address.
     """
 
@@ -50,6 +50,9 @@ class Settings:
         max_body: bytes of a request's body.
         max_buffered: bytes of all bodies that are being received.
         max_depth: nesting of a request's JSON.
+        max_values: values of a request's JSON, which is read where everyone waits.
+        max_text: characters of a request's texts altogether; a tokenizer that reads for seconds holds everyone up.
+        max_held: bytes of decoded pictures of all requests in hand.
         body_seconds: within which a body must have come.
         request_seconds: within which a reply must be done.
         max_queue: requests that may wait for a model.
@@ -67,6 +70,9 @@ class Settings:
     max_body: int = 64 * 2**20
     max_buffered: int = 256 * 2**20
     max_depth: int = 32
+    max_values: int = 200_000
+    max_text: int = 200_000
+    max_held: int = 2**30
     body_seconds: float = 30.0
     request_seconds: float = 600.0
     max_queue: int = 64

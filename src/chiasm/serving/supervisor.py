@@ -28,7 +28,7 @@ from chiasm.serving.work import Ask, Card, Health, Refusal
 
 log = logging.getLogger("chiasm.serving")
 
-STALE_SECONDS = 0.8  # without a beat, of which there are five a second: not alive
+STALE_SECONDS = 0.9  # without a beat, of which there are five a second: not alive
 HUNG_SECONDS = 10.0  # without a beat, or without progress by its own word: killed
 _OLD_SECONDS = 60.0  # a process that lived so long since it was ready isn't part of a crash loop
 _LONGEST_PAUSE = 30.0

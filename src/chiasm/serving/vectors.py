@@ -13,6 +13,8 @@ from chiasm.serving import schemas
 if TYPE_CHECKING:
     from chiasm.models.model import Model
 
+MOST_TEXTS = 20_000  # labels times templates
+
 
 def listed(value: Any) -> list[Any]:
     """The request's `input` as a list."""
@@ -24,6 +26,12 @@ def embedding_sources(request: schemas.EmbeddingRequest) -> list[tuple[str, str]
     items = listed(request.input)
     still = [(at, item) for at, item in enumerate(items) if not isinstance(item, (str, schemas.TextPart))]
     return [(item.source, f"input[{at}]") for at, item in still]
+
+
+def embedding_length(request: schemas.EmbeddingRequest) -> int:
+    """Characters of the texts among the inputs."""
+    texts = [item if isinstance(item, str) else getattr(item, "text", "") for item in listed(request.input)]
+    return sum(map(len, texts))
 
 
 def embed(model: Model, request: schemas.EmbeddingRequest, pictures: Sequence[Any]) -> dict[str, Any]:
@@ -67,11 +75,22 @@ def classify_sources(request: schemas.ClassifyRequest) -> list[tuple[str, str]]:
     ]
 
 
+def classify_length(request: schemas.ClassifyRequest) -> int:
+    """Characters of all labels in all templates.
+
+    Raises:
+        ConfigError: more labels times templates than one request may ask for.
+    """
+    templates = request.templates or ["{}"]
+    texts = len(request.labels) * len(templates)
+    if texts > MOST_TEXTS:
+        what = f"labels times templates is {texts:,}, over the limit of {MOST_TEXTS:,}"
+        raise ConfigError("request_invalid", what)
+    return sum(map(len, request.labels)) * len(templates) + sum(map(len, templates)) * len(request.labels)
+
+
 def classify(model: Model, request: schemas.ClassifyRequest, pictures: Sequence[Any]) -> dict[str, Any]:
     """Rank the labels of every picture; runs where the model is."""
-    texts = len(request.labels) * len(request.templates or [""])
-    if texts > 20_000:
-        raise ConfigError("request_invalid", f"labels times templates is {texts:,}, over the limit of 20,000")
     ranked = model.classify(list(pictures), request.labels, request.templates)
     data = [
         {"index": at, "labels": [{"label": name, "probability": p} for name, p in ranking if math.isfinite(p)]}
