@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from hostile.server import Served, chat, data_uri
+from hostile.server import Served, chat, data_uri, miniatures
 
 ALLOWED = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 OTHERS = ("ICO", "PPM", "TGA", "PCX", "SGI", "DDS", "JPEG2000", "IM", "MSP", "SPIDER", "EPS", "PDF", "ICNS", "AVIF")
