@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import chiasm
 from chiasm.core.errors import ConfigError
 from chiasm.recipes import bridges
+from chiasm.recipes.run import find_recipe
+from chiasm.recipes.running.carry import Manner, carry_out, counts
 
 PICTURE = Image.fromarray(np.full((96, 96, 3), (200, 30, 30), dtype=np.uint8))
 TALK = [
@@ -55,22 +60,81 @@ def test_an_unknown_connector_is_refused_with_the_known_ones() -> None:
         bridges.connector_by_name("magic", 32, 48, 4)
 
 
+# What learns, exactly; beside it what the paper says.
 PAPER = {
-    bridges.blip2_stage1_paper: ("blip2_retrieval", 186_702_654),  # paper: 188M
-    bridges.blip2_opt_2_7b_stage2_paper: ("blip2", None),
-    bridges.minigpt4_7b_align_paper: ("minigpt4", 768 * 4096 + 4096),
-    bridges.flamingo_3b_paper: ("flamingo", None),  # paper: 1.2B gated layers, 194M resampler
+    "frozen_7b_paper": 40_293_440,
+    "flamingo_3b_paper": 1_327_862_832,  # gates 1.16B, resampler 170M; paper: 1.2B, 194M
+    "flamingo_9b_paper": 1_973_752_852,  # gates 1.80B; paper: 1.6B
+    "flamingo_80b_paper": 8_525_485_080,  # gates 8.36B; paper: 10B
+    "blip2_stage1_paper": 186_702_654,  # 188M
+    "blip2_opt_2_7b_stage2_paper": 107_130_880,  # 107M
+    "blip2_opt_6_7b_stage2_paper": 108_312_064,  # 108M
+    "blip2_flan_t5_xl_stage2_paper": 106_737_152,  # 107M
+    "blip2_flan_t5_xxl_stage2_paper": 108_312_064,  # 108M
+    "instructblip_vicuna_7b_paper": 188_834_560,  # 188M
+    "minigpt4_7b_align_paper": 768 * 4096 + 4096,
+    "minigpt4_13b_finetune_paper": 768 * 5120 + 5120,
+    "xgen_mm_pretrain_paper": 3_930_993_408,
+    "kosmos_1_paper": 1_371_794_432,  # 1.6B in all, CLIP frozen but for its last layer
+    "palm_e_12b_paper": 12_444_778_752,  # 12B
+    "palm_e_12b_frozen_paper": 3_812_761_856,
+    "palm_e_562b_paper": 562_222_067_712,  # 562B
+    "qwen_vl_stage1_paper": 1_842_770_688 + 92_839_936 - 256 * 4096,  # 1.9B + 0.08B; the sinusoids are fixed
+    "qwen_vl_stage2_paper": 9_656_935_168 - 256 * 4096,  # 9.6B
+    "qwen_vl_stage3_paper": 7_721_324_544 + 92_839_936 - 256 * 4096,
+    "internvl_c_13b_paper": 12_620_029_697,  # 13B
+    "internvl_g_14b_paper": 1_010_334_467,  # 1B
 }
 
 
-@pytest.mark.parametrize("recipe", PAPER, ids=lambda recipe: recipe.__name__)
-def test_paper_scale_trains_what_the_paper_trains(recipe) -> None:
-    from chiasm.core.registry import family
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_scale_trains_what_the_paper_trains(name) -> None:
+    run = find_recipe(name).run()
+    assert run.scale == "paper" and run.needs
+    assert counts(run)["total"]["trainable"] == PAPER[name]
+    if run.after is not None:
+        assert find_recipe(run.after).scale == "paper"
 
-    name, count = PAPER[recipe]
-    run = recipe()
-    with torch.device("meta"):
-        module = family(name).presets[run.model.name].build()
-    found = trained(run, module)
-    assert count is None or found == count
-    assert not any(p.requires_grad for n, p in module.named_parameters() if n.startswith(("vision.", "language.")))
+
+def digests(module: torch.nn.Module) -> dict[str, str]:
+    """A digest of every tensor."""
+    return {
+        name: hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def test_every_stage_starts_where_the_last_one_ended_and_moves_only_what_learns(tmp_path) -> None:
+    """BLIP-2's two stages, then MiniGPT-4's two, two steps each: hashes of all tensors before and after."""
+    chain = ("clip_pico", "blip2_pico_stage1", "blip2_pico_stage2", "minigpt4_pico_align", "minigpt4_pico_finetune")
+    last: Path | None = None
+    said: dict[str, torch.Tensor] = {}
+    for name in chain:
+        run = find_recipe(name).run()
+        assert run.after == (None if last is None else last.name)
+        run = replace(run, steps=2, batch_size=4, init_from=None if last is None else str(last), after=None)
+        carry_out(run, tmp_path / name, Manner(show=False), lambda line: None)
+        trained = chiasm.load(tmp_path / name)
+        assert run.model is not None
+        now, fresh = digests(trained.module), digests(run.model.build(run.family, run.seed).module)
+        before = fresh if last is None else {**fresh, **digests(chiasm.load(last).module)}
+        moved = {key for key in now if now[key] != before[key]}
+        learns = [key for key in now if any(re.search(p, key) for p in run.learn)]
+        learns = [key for key in learns if not any(re.search(p, key) for p in run.freeze)]
+        assert moved and moved <= set(learns), (name, sorted(moved - set(learns))[:3])
+        if name.startswith(("blip2_pico_stage2", "minigpt4")):  # the frozen language model says what it always said
+            tokens = torch.arange(5, 25)[None]
+            language = trained.module.language
+            with torch.no_grad():
+                said[name] = language.logits(language(language.embed_tokens(tokens)))
+        last = tmp_path / name
+    first = said["blip2_pico_stage2"]
+    assert all(torch.equal(logits, first) for logits in said.values())
+
+
+@pytest.mark.parametrize("name", ["instructblip_pico", "frozen_pico"])
+def test_recipes_with_parts_of_their_own_take_a_step(name, tmp_path) -> None:
+    run = replace(find_recipe(name).run(), steps=1, batch_size=2, after=None, store=None)
+    carry_out(run, tmp_path / name, Manner(show=False), lambda line: None)
+    reply = chiasm.load(tmp_path / name).generate([TALK[:1]], max_new_tokens=2)[0]
+    assert reply.usage.image_tokens > 0

@@ -63,8 +63,9 @@ class GridResampler(nn.Module):
         self.config = config
         width = config.output_dim
         self.queries = nn.Parameter(torch.zeros(config.grid**2, width))
-        # fixed, but stored in published files
-        self.pos_embed = nn.Parameter(sincos_grid(config.grid, width), requires_grad=False)
+        # fixed, but stored in published files: a parameter would be trained by recipes that train the connector
+        self.pos_embed: torch.Tensor
+        self.register_buffer("pos_embed", sincos_grid(config.grid, width))
         self.kv_proj = nn.Linear(config.input_dim, width, bias=False)
         self.norm_queries = nn.LayerNorm(width, eps=config.norm_eps)
         self.norm_context = nn.LayerNorm(width, eps=config.norm_eps)
@@ -77,7 +78,7 @@ class GridResampler(nn.Module):
         nn.init.trunc_normal_(self.queries, std=0.02)
         nn.init.trunc_normal_(self.kv_proj.weight, std=0.02)
         nn.init.normal_(self.proj.weight, std=self.config.output_dim**-0.5)
-        self.pos_embed.data.copy_(sincos_grid(self.config.grid, self.config.output_dim))
+        self.pos_embed.copy_(sincos_grid(self.config.grid, self.config.output_dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, P, input_dim) features of a square grid → (B, grid², output_dim)."""

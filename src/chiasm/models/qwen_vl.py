@@ -128,7 +128,7 @@ def _qwen_vl(image: int) -> QwenVLConfig:
     return QwenVLConfig(vision=vision, connector=connector, language=language, image_token_id=IMAGE_PAD)
 
 
-PRESETS = {"qwen_vl_7b": _qwen_vl(448)}
+PRESETS = {"qwen_vl_7b": _qwen_vl(448), "qwen_vl_7b_224": _qwen_vl(224)}  # the latter: the first stage of training
 
 
 def processor(config: QwenVLConfig, parts: Parts) -> Processor:

@@ -1,8 +1,8 @@
 """Recipes of the language models given eyes: one frozen tower, one frozen language model, and each answer between them.
 
 At pico scale every family stands over the same parts, `clip_pico`'s tower and the pico language model, and differs in
-its connector alone: `--set model.connector=…` swaps it. Paper scale (Li et al. 2023, §4 and table 12; Dai et al. 2023,
-§3.4; Zhu et al. 2023, §3; Alayrac et al. 2022, app. B.1): the published sizes and schedules.
+its connector alone: `--set model.connector=…` swaps it. Families whose training has stages are in `bridge_stages`, the
+published sizes and schedules in `bridges_paper`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from chiasm.data.collation import Conversations, Pairs
-from chiasm.recipes.run import ModelConfig, Preset, Run, Source, Store, recipe
-from chiasm.training.config import AdamW, Constant, Cosine, Group
+from chiasm.data.collation import Conversations
+from chiasm.recipes.run import ModelConfig, Run, Source, Store, recipe
+from chiasm.training.config import AdamW, Cosine, Group
 
 if TYPE_CHECKING:
     from chiasm.models.model import Model
@@ -126,7 +126,7 @@ def connector_by_name(name: str, width: int, output: int, tokens: int) -> Any:
     return made[name]()
 
 
-def _pico(model: ModelConfig, learn: tuple[str, ...] = ("^connector\\.",)) -> Run:
+def pico(model: ModelConfig, learn: tuple[str, ...] = ("^connector\\.",)) -> Run:
     from chiasm.objectives.captioning import NextToken
 
     return Run(
@@ -148,126 +148,34 @@ def _pico(model: ModelConfig, learn: tuple[str, ...] = ("^connector\\.",)) -> Ru
 @recipe(family="blip2", scale="pico", needs="generated scenes")
 def blip2_pico() -> Run:
     """A Q-Former between `clip_pico`'s frozen tower and the frozen pico language model."""
-    return _pico(Bridged(connector="qformer"))
-
-
-@recipe(family="minigpt4", scale="pico", needs="generated scenes")
-def minigpt4_pico_align() -> Run:
-    """A Q-Former first, as BLIP-2 would leave it."""
-    return _pico(Bridged(connector="qformer"))
-
-
-@recipe(family="minigpt4", scale="pico", needs="generated scenes")
-def minigpt4_pico() -> Run:
-    """Then its projection alone."""
-    return replace(minigpt4_pico_align(), after="minigpt4_pico_align", learn=("^connector\\.proj\\.",), steps=100)
+    return pico(Bridged(connector="qformer"))
 
 
 @recipe(family="qwen_vl", scale="pico", needs="generated scenes")
 def qwen_vl_pico() -> Run:
     """One cross-attention from a grid of queries."""
-    return _pico(Bridged(connector="grid"))
+    return pico(Bridged(connector="grid"))
 
 
 @recipe(family="xgen_mm", scale="pico", needs="generated scenes")
 def xgen_mm_pico() -> Run:
     """A Perceiver resampler, projected."""
-    return _pico(Bridged(connector="resampler"))
+    return pico(Bridged(connector="resampler"))
 
 
 @recipe(family="kosmos", scale="pico", needs="generated scenes")
 def kosmos_pico() -> Run:
     """One attention of latents."""
-    return _pico(Bridged(connector="latents"))
+    return pico(Bridged(connector="latents"))
 
 
 @recipe(family="palme", scale="pico", needs="generated scenes")
 def palme_pico() -> Run:
     """One affine map."""
-    return _pico(Bridged(connector="linear"))
+    return pico(Bridged(connector="linear"))
 
 
 @recipe(family="flamingo", scale="pico", needs="generated scenes")
 def flamingo_pico() -> Run:
     """Gated cross-attention before every second layer of the frozen pico language model."""
-    return _pico(Gated(), ("^connector\\.", "^gates\\."))
-
-
-@recipe(family="blip2_retrieval", scale="paper", needs="129M pairs: COCO, VG, CC3M, CC12M, SBU, LAION115M")
-def blip2_stage1_paper() -> Run:
-    """The first stage on ViT-g: contrast, matching, captions; the tower is frozen."""
-    from chiasm.objectives.querying import QueryingLosses
-
-    return Run(
-        model=Preset(name="blip2_stage1_vit_g"),
-        freeze=("^vision\\.",),
-        data=(Source(name="pairs"),),
-        collate=Pairs(),
-        objective=QueryingLosses(),
-        steps=250_000,
-        batch_size=1680,
-        optimizer=AdamW(betas=(0.9, 0.98)),
-        schedule=Cosine(warmup=2000 / 250_000),
-        groups=(Group(learning_rate=1e-4, weight_decay=0.05),),
-    )
-
-
-def _language_paper(preset: str, steps: int, batch: int, rate: float, warmup: int, learn: tuple[str, ...]) -> Run:
-    from chiasm.objectives.captioning import NextToken
-
-    return Run(
-        model=Preset(name=preset),
-        learn=learn,
-        data=(Source(name="pairs"),),
-        collate=Conversations(),
-        objective=NextToken(),
-        steps=steps,
-        batch_size=batch,
-        optimizer=AdamW(betas=(0.9, 0.98)),
-        schedule=Cosine(warmup=warmup / steps),
-        groups=(Group(learning_rate=rate, weight_decay=0.05),),
-    )
-
-
-@recipe(family="blip2", scale="paper", needs="129M pairs, the first stage's Q-Former")
-def blip2_opt_2_7b_stage2_paper() -> Run:
-    """The second stage over OPT-2.7B: tower and language model are frozen."""
-    return _language_paper("blip2_opt_2_7b", 80_000, 1920, 1e-4, 2000, ("^connector\\.",))
-
-
-@recipe(family="blip2", scale="paper", needs="129M pairs, the first stage's Q-Former")
-def blip2_flan_t5_xl_stage2_paper() -> Run:
-    """The second stage over Flan-T5-XL."""
-    return _language_paper("blip2_flan_t5_xl", 80_000, 1520, 1e-4, 2000, ("^connector\\.",))
-
-
-@recipe(family="instructblip", scale="paper", needs="13 held-in sets, drawn by the square root of their size")
-def instructblip_vicuna_7b_paper() -> Run:
-    """Instruction tuning of the Q-Former over Vicuna-7B."""
-    return _language_paper("instructblip_vicuna_7b", 60_000, 128, 1e-5, 1000, ("^connector\\.",))
-
-
-@recipe(family="minigpt4", scale="paper", needs="5M pairs: LAION, CC, SBU")
-def minigpt4_7b_align_paper() -> Run:
-    """The affine map on short captions."""
-    return _language_paper("minigpt4_7b", 20_000, 256, 1e-4, 2000, ("^connector\\.proj\\.",))
-
-
-@recipe(family="minigpt4", scale="paper", needs="3,500 detailed descriptions")
-def minigpt4_7b_finetune_paper() -> Run:
-    """The affine map on detailed descriptions."""
-    return replace(
-        minigpt4_7b_align_paper(),
-        after="minigpt4_7b_align_paper",
-        steps=1000,
-        batch_size=12,
-        schedule=Constant(),
-        groups=(Group(learning_rate=3e-5, weight_decay=0.05),),
-    )
-
-
-@recipe(family="flamingo", scale="paper", needs="interleaved pages, pairs, videos in the paper's shares")
-def flamingo_3b_paper() -> Run:
-    """Resampler and gated layers of Flamingo-3B; tower and language model are frozen."""
-    run = _language_paper("flamingo_3b", 500_000, 2048, 1e-4, 5000, ("^connector\\.", "^gates\\."))
-    return replace(run, groups=(Group(learning_rate=1e-4, weight_decay=0.1),))
+    return pico(Gated(), ("^connector\\.", "^gates\\."))
