@@ -290,7 +290,7 @@ def own_answers(root: Path) -> None:
     write(root / "rows.jsonl", lines([*rows, {"image": "1.png", "question": " ", "answer": "dog"}]))
 
 
-@copy_of("captions", "retrieval")
+@copy_of("captions", "retrieval", "matching", "reranking")
 def own_captions(root: Path) -> None:
     pictures(root, "1.png", "2.png")
     rows = [{"image": f"{n}.png", "caption": f"a dog {n}"} for n in (1, 2)]
@@ -397,6 +397,51 @@ def test_prompts_of_the_ensemble_are_the_published_ones() -> None:
             wanted = [eval(ast.unparse(each))("{}") for each in node.value.elts]  # lambdas of one f-string each
     assert list(names("imagenet_templates.txt")) == wanted and len(wanted) == 80
     assert len(names("imagenet.txt")) == 1000
+
+
+NO_ROWS = (None, 3, "x", [], {})
+
+
+def _with_no_rows(document: Any) -> Any:
+    """The document with things that are no rows at the end of every list of rows, and of an object of rows."""
+    if isinstance(document, list):
+        rows = bool(document) and isinstance(document[0], dict)
+        return [*map(_with_no_rows, document), *(NO_ROWS if rows else ())]
+    if isinstance(document, dict):
+        rows = bool(document) and all(isinstance(value, dict) for value in document.values())
+        inner = document if rows else {key: _with_no_rows(value) for key, value in document.items()}
+        return {**inner, **({f"odd {at}": each for at, each in enumerate(NO_ROWS)} if rows else {})}
+    return document
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_what_is_no_row_never_ends_a_task(name: str, load: Callable[..., tuple[Task, Items]], tmp_path: Path) -> None:
+    whole = len(load(name)[1].items)
+    changed = 0
+    for path in (tmp_path / "copy").rglob("*.json"):
+        text = path.read_text("utf-8")
+        if text.count("\n") > 1:
+            path.write_text(text + lines(list(NO_ROWS)), "utf-8")
+        elif (
+            path.name != "instances.json" and "sentences" not in text and name != "ai2d"
+        ):  # rows inside rows are a row's own fault
+            path.write_text(json.dumps(_with_no_rows(json.loads(text))), "utf-8")
+        changed += 1
+    if changed:
+        found = tasks()[name].load(Source(folder=tmp_path / "copy"))
+        assert len(found.items) == whole and all(fault.code and fault.reason for fault in found.faults)
+
+
+def test_a_blank_question_is_a_bad_row_of_vqav2(load: Callable[..., tuple[Task, Items]], tmp_path: Path) -> None:
+    load("vqav2")
+    path = tmp_path / "copy" / "v2_OpenEnded_mscoco_val2014_questions.json"
+    document = json.loads(path.read_text("utf-8"))
+    document["questions"][1]["question"] = "\u200b "
+    path.write_text(json.dumps(document), "utf-8")
+    found = tasks()["vqav2"].load(Source(folder=tmp_path / "copy"))
+    assert [item.truth["people"][0] for item in found.items] == ["dog"] and "question_empty" in [
+        fault.code for fault in found.faults
+    ]
 
 
 def test_wrong_copies_are_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from chiasm.core.errors import ChiasmError, DataError
 from chiasm.core.samples import Place
 from chiasm.data.pictures import PictureFinder
-from chiasm.data.rows import Fault
+from chiasm.data.rows import Fault, blank
 from chiasm.data.stamps import digest_of, file_digest
 from chiasm.data.strict_json import parse_json
 from chiasm.evaluation.metrics.choices import LETTERS
@@ -110,7 +110,7 @@ def asked(text: Any) -> str:
         DataError: none is visible.
     """
     words = str(text or "").strip()
-    if not words:
+    if blank(words):
         raise DataError("question_empty", "the row has no question")
     return words
 

@@ -31,17 +31,22 @@ class VqaRows(Rows):
         annotations = _annotations_file(questions)
         document = parse_json(questions.read_bytes(), str(questions))
         rows = document.get("questions")
-        if not isinstance(rows, list) or not all(isinstance(row, dict) and "question_id" in row for row in rows):
+        if not isinstance(rows, list) or not any(map(_is_question, rows)):
             raise DataError("format_unknown", f"{questions} has no list of questions with a question_id each")
+        faults = [
+            Fault(Place(str(questions), f"question {at}"), "row_malformed", "no question with a question_id")
+            for at, row in enumerate(rows)
+            if not _is_question(row)
+        ]
+        rows = list(filter(_is_question, rows))
         self.path, self.name = questions, questions.stem
         self.subset = str(document.get("data_subtype") or "")
         self._find = PictureFinder.beside(questions, options.images, [self.subset, *subset_of(questions)])
         self._answers: dict[Any, dict[str, Any]] | None = None
         digests = [file_digest(questions)]
-        faults = []
         if annotations is not None:
             listed = parse_json(annotations.read_bytes(), str(annotations)).get("annotations") or []
-            self._answers = {each["question_id"]: each for each in listed}
+            self._answers = {each["question_id"]: each for each in listed if _is_question(each)}
             digests.append(file_digest(annotations))
             for row in [row for row in rows if row["question_id"] not in self._answers]:
                 place = Place(str(questions), row["question_id"])
@@ -86,6 +91,10 @@ class VqaRows(Rows):
             names = [str(image), f"{image}.jpg", f"{image}.png"]
         sources = [self._find(name) for name in names]
         return next((source for source in sources if isinstance(source, str) and os.path.exists(source)), sources[0])
+
+
+def _is_question(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("question_id"), (int, str))
 
 
 def _is_questions(path: Path) -> bool:

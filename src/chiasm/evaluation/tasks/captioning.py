@@ -42,14 +42,15 @@ def _loader(words: str) -> Any:
 
 def _karpathy(path: Any, images: list[Any], words: str, source: Source) -> Items:
     wanted = source.split or "test"
-    folders = sorted({str(row.get("filepath", "")) for row in images})
+    folders = sorted({str(row.get("filepath", "")) for row in images if isinstance(row, dict)})
     pictures = finder(path, *[folder for folder in folders if folder], "flickr30k-images", "flickr30k_images")
 
     def make(name: str, row: Any) -> Item:
         texts = answered([sentence["raw"].strip() for sentence in row["sentences"]])
         return Item(key=str(row["filename"]), conversation=ask(pictures(row["filename"]), words), references=texts)
 
-    rows = ((at, row) for at, row in enumerate(images) if row.get("split") == wanted)
+    # what is no row can't say which split it is of: it is told, not left out
+    rows = ((at, row) for at, row in enumerate(images) if not isinstance(row, dict) or row.get("split") == wanted)
     return build(path, rows, make, source)
 
 

@@ -45,6 +45,7 @@ def _ai2d(source: Source) -> Items:
     pictures = finder(folder / "any")
 
     def make(name: str, row: Any) -> list[Item]:
+        row = document(folder / name)
         shown = row["imageName"]
         items: list[Item] = []
         for text, told in row["questions"].items():
@@ -55,7 +56,7 @@ def _ai2d(source: Source) -> Items:
         return items
 
     files = [path for path in sorted(folder.glob("*.json")) if wanted is None or path.name.split(".")[0] in wanted]
-    rows = ((path.name, document(path)) for path in files)
+    rows: Any = ((path.name, None) for path in files)
     return build(folder, rows, make, source)
 
 
@@ -71,7 +72,11 @@ def _scienceqa(source: Source) -> Items:
             name, pictures(f"{name}/{row['image']}"), text, row["choices"], answer, kind=str(row.get("subject", ""))
         )
 
-    rows = ((key, row) for key, row in document(path).items() if row.get("split") == split and row.get("image"))
+    rows = (
+        (key, row)
+        for key, row in document(path).items()
+        if not isinstance(row, dict) or (row.get("split") == split and row.get("image"))
+    )
     return build(path, rows, make, source)
 
 

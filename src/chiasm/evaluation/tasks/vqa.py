@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from chiasm.core.errors import DataError
 from chiasm.core.messages import Conversation, ImagePart, Message, TextPart
+from chiasm.core.samples import Place
 from chiasm.data.open import open_dataset
-from chiasm.data.rows import readable_rows
+from chiasm.data.rows import Fault, readable_rows
 from chiasm.evaluation.controls import frequent
 from chiasm.evaluation.metrics.answers import exact_match, gqa_match, vqa_accuracy
 from chiasm.evaluation.protocol import Item, Items, Metric, Source, Task, each
@@ -35,7 +37,8 @@ VQA = (
 def _vqa(source: Source) -> Items:
     """VQA's pair of files, through the reader that training uses."""
     data = open_dataset(str(source.folder))
-    rows, faults = readable_rows(data)
+    rows, unreadable = readable_rows(data)
+    faults: list[Fault] = []
     items: list[Item] = []
     for sample in rows:
         if source.limit is not None and len(items) == source.limit:
@@ -43,7 +46,11 @@ def _vqa(source: Source) -> Items:
         first = sample.conversation.messages[0]
         people = tuple(map(str, sample.annotations.get("answers", ())))
         picture = next(part for part in first.parts if isinstance(part, ImagePart))
-        turn = Message("user", (picture, TextPart(f"{asked(first.text)}\n{SHORT}")))
+        try:
+            turn = Message("user", (picture, TextPart(f"{asked(first.text)}\n{SHORT}")))
+        except DataError as error:
+            faults.append(Fault(sample.place, error.code, error.what))
+            continue
         best = sample.conversation.messages[-1].text if len(sample.conversation.messages) > 1 else ""
         items.append(
             Item(
@@ -55,14 +62,11 @@ def _vqa(source: Source) -> Items:
                 truth={"people": list(people)},
             )
         )
-    return _without_answers(Items(items=items, faults=list(faults), fingerprint=data.fingerprint))
+    return _without_answers(Items(items=items, faults=[*unreadable, *faults], fingerprint=data.fingerprint))
 
 
 def _without_answers(found: Items) -> Items:
     """Questions of a hidden test set are faults, never scored."""
-    from chiasm.core.samples import Place
-    from chiasm.data.rows import Fault
-
     bad = [Fault(Place("questions", item.key), "references_missing", "the question has no accepted answer")
            for item in found.items if not item.references]  # fmt: skip
     good = [item for item in found.items if item.references]
