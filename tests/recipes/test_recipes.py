@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
-from chiasm.core.errors import ConfigError
-from chiasm.recipes.run import SCALES, Run, find_recipe, recipes
-from chiasm.recipes.running.carry import counts
+import chiasm
+from chiasm.core.errors import ChiasmError, ConfigError
+from chiasm.recipes.run import SCALES, Run, Source, Tiny, find_recipe, recipes
+from chiasm.recipes.running import carry
+from chiasm.recipes.running.carry import Manner, carry_out, counts
 from chiasm.recipes.running.settings import changed, differences, read_run, resolve, write_run
+from chiasm.recipes.running.standard import take_over
 
 PUBLISHED = {
     "clip_vit_b_32_paper": 151_277_313,
@@ -86,6 +92,11 @@ def test_words_change_settings() -> None:
         ("groups=3", "setting_type", "not a list"),
         ("steps=0", "setting_range", "steps is 0, the least is 1"),
         ("parallel=tensor", "setting_range", "tensor"),
+        ("lora.rank=2", "setting_unknown", "part that has none"),
+        ("data=[]", "setting_range", "data holds nothing"),
+        ("groups.0.learning_rate=-1", "setting_range", "groups.0.learning_rate is -1"),
+        ("ema=2", "setting_range", "ema is 2"),
+        ("threads=0", "setting_range", "threads is 0"),
     ],
 )
 def test_a_wrong_change_is_named(change: str, code: str, words: str) -> None:
@@ -116,6 +127,65 @@ def test_a_file_may_say_only_what_it_changes(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("recipe: clip_pico\nsteps: 7\n")
     run = resolve(str(tmp_path / "mine.yaml"))
     assert run == replace(recipes()["clip_pico"].run(), steps=7)
+
+
+def small(folder: Path, name: str = "clip_pico", **settings: Any) -> Run:
+    """A recipe over six pictures, two steps of two."""
+    for number in range(6):
+        Image.new("RGB", (40, 40), (40 * number, 200 - 20 * number, 90)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a square, number {number}")
+    brief = {"steps": 2, "batch_size": 2, "checkpoint_every": 0, "threads": 1, "data": (Source(name=str(folder)),)}
+    return replace(recipes()[name].run(), **{**brief, **settings})
+
+
+def test_a_run_that_failed_before_its_first_step_may_be_corrected(tmp_path: Path) -> None:
+    from chiasm.data.collation import Conversations
+
+    (data := tmp_path / "data").mkdir()
+    out, quiet = tmp_path / "run", Manner(show=False)
+    run = small(data, model=Tiny())
+    for wrong, code in (
+        (replace(run, collate=Conversations()), "objective_mismatch"),
+        (replace(run, learn=("(",)), "pattern_malformed"),
+        (replace(run, data=(Source(name=str(tmp_path / "nowhere")),)), "data_missing"),
+    ):
+        with pytest.raises(ChiasmError, match=code):
+            carry_out(wrong, out, quiet, print)
+    with pytest.raises(ConfigError, match="device_unavailable"):
+        carry_out(run, out, Manner(show=False, device="gpu"), print)
+    assert carry_out(run, out, quiet, print).step == 2
+    with pytest.raises(ConfigError, match="run_exists"):
+        carry_out(run, out, quiet, print)
+
+
+def test_nobody_else_trains_in_a_run_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carry, "PATIENCE", 0.0)
+    (data := tmp_path / "data").mkdir()
+    (out := tmp_path / "run").mkdir()
+    with carry._alone(out), pytest.raises(ConfigError, match="run_busy"), carry._alone(out):
+        pass
+    (out / ".lock").unlink()
+    assert carry_out(small(data, model=Tiny()), out, Manner(show=False), print).step == 2
+
+
+@pytest.mark.parametrize("name", ["vse_pico", "siglip_pico"])
+def test_a_pico_recipe_trains_and_its_run_loads(name: str, tmp_path: Path) -> None:
+    (data := tmp_path / "data").mkdir()
+    assert carry_out(small(data, name), tmp_path / "run", Manner(show=False), print).step == 2
+    model = chiasm.load(tmp_path / "run")
+    assert model.name == recipes()[name].family or model.capabilities
+    assert model.similarity([Image.new("RGB", (50, 40))], ["a cat"]).shape == (1, 1)
+
+
+def test_a_part_of_a_run_s_weights_is_taken(tmp_path: Path) -> None:
+    module, other = (chiasm.new("clip", tiny=True, seed=seed).module for seed in (1, 2))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    said: list[str] = []
+    take_over(module, other, "other", said.append, ("^vision\\.",))
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, (other.state_dict() if name.startswith("vision.") else before)[name])
+    with pytest.raises(ConfigError, match="init_mismatch"):
+        take_over(module, other, "other", said.append, ("^nothing",))
 
 
 def test_what_may_change_in_a_run_that_goes_on() -> None:

@@ -22,9 +22,11 @@ class CollateConfig:
 
     Attributes:
         takes_features: whether the batch may hold a frozen tower's stored `features` in place of pixels.
+        gives: ``conversations`` with labels, ``pairs`` row for row, or something of its own (None).
     """
 
     takes_features: ClassVar[bool] = False
+    gives: ClassVar[str | None] = None
 
     def build(self, processor: Any) -> Collate:
         """A function from samples to what the objective takes; `processor` is the model's own."""
@@ -40,6 +42,7 @@ class Conversations(CollateConfig):
     """
 
     takes_features: ClassVar[bool] = True
+    gives: ClassVar[str | None] = "conversations"
     pack: int | None = None
 
     def build(self, processor: Any) -> Collate:
@@ -97,6 +100,7 @@ class Pairs(CollateConfig):
     """
 
     takes_features: ClassVar[bool] = True
+    gives: ClassVar[str | None] = "pairs"
     truncate: bool = True
 
     def build(self, processor: Any) -> Collate:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,7 @@ class NextToken(ObjectiveConfig):
         z_loss: weight of the squared logarithm of the softmax's denominator (Chowdhery et al. 2022, §5); 0 = none.
     """
 
+    takes: ClassVar[str | None] = "conversations"
     z_loss: float = 0.0
 
     def build(self) -> NextTokenObjective:

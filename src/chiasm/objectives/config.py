@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from chiasm.core.protocols import Objective
@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveConfig:
-    """What a run minimises."""
+    """What a run minimises.
+
+    Attributes:
+        takes: of a batch: ``conversations``, ``pairs``, or whatever (None).
+    """
+
+    takes: ClassVar[str | None] = None
 
     def build(self) -> Objective:
         """The objective, usually an `nn.Module`; see `core.protocols.Objective`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ class InfoNCE(ObjectiveConfig):
         part: pairs that are embedded at a time; None = the whole batch at once.
     """
 
+    takes: ClassVar[str | None] = "pairs"
     most_scale: float = 100.0
     smoothing: float = 0.0
     part: int | None = None
@@ -49,6 +50,7 @@ class PairwiseSigmoid(ObjectiveConfig):
         part: pairs that are embedded at a time; None = the whole batch at once.
     """
 
+    takes: ClassVar[str | None] = "pairs"
     alike: bool = False
     part: int | None = None
 

@@ -247,6 +247,19 @@ class Run:
         ):
             if value < least:
                 raise ConfigError("setting_range", f"{name} is {value}, the least is {least}")
+        for name, share, low, high in (
+            ("ema", self.ema, 0.0, 1.0),
+            ("max_bad", self.max_bad, 0.0, 1.0),
+            ("clip", self.clip, 1e-30, float("inf")),
+            ("threads", self.threads, 1, 4096),
+            *((f"groups.{at}.learning_rate", group.learning_rate, 0.0, 1e6) for at, group in enumerate(self.groups)),
+            *((f"data.{at}.weight", source.weight, 1e-30, 1e30) for at, source in enumerate(self.data)),
+        ):
+            if share is not None and not low <= share <= high:
+                raise ConfigError("setting_range", f"{name} is {share:g}, it lies between {low:g} and {high:g}")
+        for name, held in (("data", self.data), ("groups", self.groups), ("learn", self.learn)):
+            if not held:
+                raise ConfigError("setting_range", f"{name} holds nothing, at least 1 is needed")
         if self.scale not in SCALES or self.parallel not in PARALLEL:
             known = f"scale is one of {', '.join(SCALES)}, parallel one of {', '.join(PARALLEL)}"
             raise ConfigError("setting_range", f"scale {self.scale!r}, parallel {self.parallel!r}; {known}")

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from chiasm.core.devices import device_called
+
 BLOCK = re.compile(r"(^|\.)blocks\.\d+$")
 
 
@@ -76,7 +78,7 @@ def joined(device: str = "auto") -> Iterator[World]:
 
 def _device(name: str) -> torch.device:
     if name != "auto":
-        return torch.device(name)
+        return device_called(name)
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

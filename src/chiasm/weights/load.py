@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from chiasm.core.devices import device_called
 from chiasm.core.errors import CheckpointError, ConfigError
 from chiasm.core.registry import Family, families, family
 from chiasm.language.decoder import Decoder
@@ -75,7 +76,7 @@ def load(
         model = load(source, device, dtype, offline=offline, allow_nonfinite=allow_nonfinite)
         quantize_module(model.module, quantize)
         return Model(model.module, model.processor, model.family, model.config, name=model.name, quantized=quantize)
-    place, kind = _device(device), _dtype(dtype, _device(device))
+    place, kind = device_called(device), _dtype(dtype, device_called(device))
     folder = _model_in(resolve(source, offline, bundled=bundled_folders()))
     if is_adapter(folder):
         adapted = load(base_of(folder), device, dtype, offline=offline, allow_nonfinite=allow_nonfinite)
@@ -295,20 +296,6 @@ def _write_into(folder: Path, model: Model, layout: Layout) -> None:
             "pad_token_id": tokenizer.pad_id,
         }
         write_json(folder / "generation_config.json", {key: value for key, value in ids.items() if value is not None})
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            "device_unavailable", f"device {name!r} can't be used: {reason}", hint="--device cpu"
-        ) from None
-    return device
 
 
 def _dtype(wanted: str | torch.dtype, device: torch.device) -> torch.dtype | None:

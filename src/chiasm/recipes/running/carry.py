@@ -147,7 +147,7 @@ def _claim(run: Run, out: Path, resume: bool) -> None:
         ConfigError: another run is there, or something that is no run, or this run and nobody said `--resume`.
     """
     stored = out / FILE
-    if stored.is_file():
+    if stored.is_file() and _begun(out):
         if not resume:
             raise ConfigError("run_exists", f"{out} holds a run already", hint="the same command with --resume")
         differing = differences(read_run(stored), run)
@@ -157,11 +157,16 @@ def _claim(run: Run, out: Path, resume: bool) -> None:
             raise CheckpointError(
                 "resume_settings", what, hint=f"another --out, or change only {', '.join(CHANGEABLE[:3])}"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not stored.is_file() and out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = f"{out} is there already and holds no run"
         raise ConfigError("folder_not_empty", what, hint="another --out folder")
     out.mkdir(parents=True, exist_ok=True)
     write_run(run, stored)
+
+
+def _begun(out: Path) -> bool:
+    """Whether a run's folder holds more than its settings: a run that failed before its first step may be corrected."""
+    return any((out / name).exists() for name in ("log.jsonl", "checkpoints")) or any(out.glob(f"*/{FILE}"))
 
 
 @contextmanager

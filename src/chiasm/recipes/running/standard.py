@@ -39,6 +39,10 @@ def standard_task(run: Run, out: Path, world: World, tell: Tell) -> Task:
     if run.collate is None or run.objective is None:
         missing = "collate" if run.collate is None else "objective"
         raise ConfigError("setting_missing", f"the run names no {missing}", hint=f"--set {missing}=KIND")
+    if None not in (run.objective.takes, run.collate.gives) and run.objective.takes != run.collate.gives:
+        kinds = type(run.objective).__name__, type(run.collate).__name__
+        what = f"{kinds[0]} learns from {run.objective.takes}, {kinds[1]} gives {run.collate.gives}"
+        raise ConfigError("objective_mismatch", what, hint="another objective, or another collate")
     model = build_model(run, tell)
     module = model.module
     choose_trainable(module, run)
@@ -103,6 +107,11 @@ def choose_trainable(module: nn.Module, run: Run) -> None:
         ConfigError: a pattern matches nothing, or nothing learns.
     """
     names = [name for name, _ in module.named_parameters()]
+    for pattern in (*run.learn, *run.freeze, *(group.pattern for group in run.groups)):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError("pattern_malformed", f"{pattern!r} is no regular expression: {error}") from None
     for kind, patterns in (("learn", run.learn), ("freeze", run.freeze)):
         for pattern in patterns:
             if not any(re.search(pattern, name) for name in names):
