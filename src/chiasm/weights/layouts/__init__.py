@@ -43,7 +43,11 @@ NAMES = (
 
 
 # Classes of remote code whose configs name no model type, or another family's.
-ARCHITECTURES = {"CogVLMForCausalLM": "cogvlm", "InternLMXComposer2ForCausalLM": "internlmxcomposer2"}
+ARCHITECTURES = {
+    "CogVLMForCausalLM": "cogvlm",
+    "CogVLMVideoForCausalLM": "cogvlm",
+    "InternLMXComposer2ForCausalLM": "internlmxcomposer2",
+}
 
 
 def layouts() -> tuple[Layout, ...]:

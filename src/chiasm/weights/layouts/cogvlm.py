@@ -1,4 +1,5 @@
-"""CogVLM and CogVLM2 as their authors publish them (``CogVLMForCausalLM``; their configs name no ``model_type``).
+"""CogVLM and CogVLM2 as their authors publish them (``CogVLMForCausalLM``, ``CogVLMVideoForCausalLM``; their configs
+name no ``model_type``).
 
 Queries, keys and values are fused in the tower and in both sets of the language model's projections. The position of
 the slot in the vocabulary isn't stored: it is the padding token, whose embedding is never looked up.
@@ -32,8 +33,8 @@ DEFAULTS: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
     "pad_token_id": 0,
-    "video_frames": 0,
 }
+FILMING = "CogVLMVideoForCausalLM"  # 24 frames a video, as its code says
 VISION: dict[str, Any] = {
     "hidden_act": "gelu",
     "hidden_size": 1792,
@@ -59,7 +60,8 @@ def config_from(config: Mapping[str, Any]) -> CogVLMConfig:
     Raises:
         ConfigError: a variant that we don't build.
     """
-    fields = Fields(config, DEFAULTS, "config.json")
+    filming = FILMING in (config.get("architectures") or ())
+    fields = Fields(config, {**DEFAULTS, "video_frames": 24 if filming else 0}, "config.json")
     tower = Fields(fields.part("vision_config"), VISION, "vision_config")
     tower.expect("in_channels", 3)
     second = fields.get("num_multi_query_heads") is not None
@@ -118,7 +120,7 @@ def config_to(config: CogVLMConfig) -> dict[str, Any]:
     if language.visual_bias != second or config.connector.hidden_dim != language.mlp_dim or language.rotary is None:
         raise ConfigError("config_unpublished", "CogVLM2 has visual biases and a convolution, CogVLM neither")
     out = {
-        "architectures": ["CogVLMForCausalLM"],
+        "architectures": [FILMING if config.video_frames else "CogVLMForCausalLM"],
         "model_type": "cogvlm",
         "vocab_size": language.vocab_size,
         "hidden_size": language.hidden_dim,
