@@ -1,4 +1,4 @@
-"""`ground`, `--image-tokens` and video files on the command line."""
+"""`ground`, `locate`, `--image-tokens`, odd pictures and video files on the command line."""
 
 from __future__ import annotations
 
@@ -118,3 +118,42 @@ def test_a_video_file_is_watched(run, tiny_folder, tmp_path) -> None:
     assert code == 0 and json.loads(printed)["usage"]["image_tokens"] > 0
     code, _, told = run("ask", tiny_folder("llava"), path, "what happens?")
     assert code == 1 and "error[video_unsupported]" in told
+
+
+def test_moments_are_found_clipped_and_reported(run, tiny_folder, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("av")
+    from tests.processing.test_video import film
+
+    path = film(tmp_path / "film.mp4")
+    answering(monkeypatch, "First 0.5 to 1.0 seconds, then 1.5 - 90 s, and at 7 s.")
+    code, printed, _ = run("locate", tiny_folder("qwen2_5_vl"), path, "the dog jumps", "--json")
+    document = json.loads(printed)
+    assert code == 0 and document["clipped"] == 1 and document["unread"] == ["7 s"]
+    first, second = document["spans"]
+    assert (first["start"], first["end"], first["phrase"]) == (0.5, 1.0, "the dog jumps")
+    assert second["end"] == document["duration"] < 90
+    code, printed, told = run("locate", tiny_folder("qwen2_5_vl"), path, "the dog jumps")
+    assert code == 0 and "0.5 to 1.0 s" in printed and "not understood: 7 s" in told and "1 of 2 reached" in told
+    for words, reason in ((("  ",), "phrase_empty"), (("the dog",), "capability_missing")):
+        model = tiny_folder("qwen2_5_vl" if reason == "phrase_empty" else "molmo")
+        code, _, told = run("locate", model, path, *words)
+        assert code == 1 and f"error[{reason}]" in told
+    code, _, told = run("locate", tiny_folder("qwen2_5_vl"), tmp_path / "none.mp4", "the dog")
+    assert code == 1 and "error[video_missing]" in told
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "internvl", "kimi_vl", "molmo", "cogvlm", "xcomposer"])
+def test_a_strip_of_a_picture_is_taken_or_refused_by_the_family_s_rule(run, tiny_folder, tmp_path, family) -> None:
+    for size in ((1, 5000), (5000, 1), (1, 1)):
+        path = tmp_path / f"{size[0]}.png"
+        Image.new("RGB", size, (9, 9, 9)).save(path)
+        code, _, told = run("ask", tiny_folder(family), path, "what?", "--max-new-tokens", 1, "--json")
+        refused = code == 1 and ("error[picture_too_thin]" in told or "error[context_exceeded]" in told)
+        assert code == 0 or refused and size != (1, 1), told
+
+
+def test_too_much_for_the_context_says_what_costs_what(run, tiny_folder, tmp_path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("RGB", (1500, 1200)).save(path)
+    code, _, told = run("ask", tiny_folder("kimi_vl"), path, "what? " * 4000, "--max-new-tokens", 1)
+    assert code == 1 and "error[context_exceeded]" in told and "visual" in told

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 VERBS = (
-    "ask", "caption", "classify", "embed", "match", "ground", "inspect", "verify", "models", "new", "convert",
+    "ask", "caption", "classify", "embed", "match", "ground", "locate", "inspect", "verify", "models", "new", "convert",
     "doctor", "demo", "train", "eval", "compare", "curate", "data", "serve",
 )  # fmt: skip
 

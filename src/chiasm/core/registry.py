@@ -27,6 +27,7 @@ class Family:
         tiny: a miniature: configuration and working processor, in memory.
         processor: (configuration, parts read from a folder) → the family's processor.
         places: how the family's models are asked for places and write them (a `processing.coordinates` style).
+        moments: how they are asked for moments of a video and write them (a `processing.moments` style).
     """
 
     name: str
@@ -39,6 +40,7 @@ class Family:
     processor: Callable[[Any, Any], Any]
     notes: tuple[str, ...] = field(default=())
     places: Any = None
+    moments: Any = None
 
 
 _FAMILIES: dict[str, Family] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,3 +84,37 @@ class Grounding:
     text: str = ""
     unread: Sequence[str] = ()
     clipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A span of a video: (start, end) in seconds from its first frame, a score 0..1, and what happens then."""
+
+    span: tuple[float, float]
+    score: float
+    phrase: str
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """When something happens.
+
+    Attributes:
+        moments: best first; iterating gives them.
+        duration: seconds of the video.
+        text: the reply that times were read off.
+        unread: pieces of it that look like moments and aren't.
+        clipped: how many moments reached beyond the video and were cut.
+    """
+
+    moments: Sequence[Moment]
+    duration: float
+    text: str = ""
+    unread: Sequence[str] = ()
+    clipped: int = 0
+
+    def __iter__(self) -> Iterator[Moment]:
+        return iter(self.moments)
+
+    def __len__(self) -> int:
+        return len(self.moments)

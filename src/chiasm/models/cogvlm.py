@@ -23,6 +23,7 @@ from chiasm.nn.positions import RotaryConfig
 from chiasm.processing.coordinates import GridBoxes
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.miniature import tiny_tokenizer
+from chiasm.processing.moments import SecondsInText
 from chiasm.processing.processor import Processor
 from chiasm.processing.tilers import Stretch
 from chiasm.processing.video import UniformSampling, VideoReading
@@ -48,6 +49,11 @@ class CogVLMConfig:
     language: ExpertDecoderConfig
     image_token_id: int
     video_frames: int = 0
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Only the video model locates, and it sees films alone."""
+        return ("generate", "score", "locate") if self.video_frames else ("generate", "score", "ground")
 
     def build(self) -> CogVLM:
         """A model with random weights."""
@@ -202,11 +208,12 @@ FAMILY: Family = register(
         name="cogvlm",
         summary="a visual expert in every layer, EVA2-CLIP-E at up to 1344 pixels; Vicuna, Llama 3; video with seconds",
         paper="Wang et al. 2023, CogVLM: Visual Expert for Pretrained Language Models; Hong et al. 2024, CogVLM2",
-        capabilities=("generate", "score", "ground"),
+        capabilities=("generate", "score", "ground", "locate"),
         config_type=CogVLMConfig,
         presets=PRESETS,
         tiny=tiny,
         processor=processor,
         places=GridBoxes(question="Where is {phrase}? answer in [[x0,y0,x1,y1]] format.", digits=3),
+        moments=SecondsInText(question="When does this happen: {query}? Answer with the seconds it starts and ends."),
     )
 )

@@ -1,4 +1,4 @@
-"""`Model.ground` of families that write places: the family's question, its reply, its spelling read back."""
+"""`Model.ground` and `Model.locate` of families that write places and times: asked, answered, read back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from chiasm.core.errors import PromptError
-from chiasm.core.replies import Grounding, Region
+from chiasm.core.messages import Conversation, Message, TextPart, VideoPart
+from chiasm.core.replies import Grounding, Located, Moment, Region
+from chiasm.processing.video import read_frames
 
 if TYPE_CHECKING:
     from chiasm.models.model import Model
@@ -53,3 +55,33 @@ def _knows(model: Model, template: str) -> bool:
     """Every tag of a template is one of the tokenizer's control tokens."""
     tags = set(re.findall(r"</?\w+>", template)) - {"<slot>"}
     return tags <= set(model.processor.tokenizer.control_tokens)
+
+
+def locate_by_words(model: Model, video: Any, query: str, max_new_tokens: int = 256) -> Located:
+    """Ask when something happens and read the times in the reply.
+
+    Args:
+        model: of a family with a moment style.
+        video: a path, a film, or a list of pictures, taken as one a second.
+        query: what to look for.
+        max_new_tokens: longest reply.
+
+    Returns:
+        Spans in seconds, all with the reply's mean token probability; what couldn't be read, and how many reached
+        beyond the video.
+
+    Raises:
+        PromptError: an empty query.
+        VideoError: the video can't be read.
+    """
+    style, reading = model.family.moments, model.processor.video
+    assert style is not None and reading is not None
+    if not query.strip():
+        raise PromptError("phrase_empty", f"the query has {len(query)} characters, all blank")
+    frames = read_frames(video, reading.sampling)
+    turn = Message("user", (VideoPart(frames), TextPart(style.question.format(query=query))))
+    (reply,) = model.generate([Conversation((turn,))], max_new_tokens=max_new_tokens)
+    found = style.read(reply.text, frames.duration)
+    score = math.exp(sum(reply.logprobs) / len(reply.logprobs)) if reply.logprobs else 0.0
+    moments = tuple(Moment(span, score, query) for span in found.spans)
+    return Located(moments, frames.duration, reply.text, found.unread, found.clipped)

@@ -17,14 +17,14 @@ from chiasm.core.inspection import Inspection
 from chiasm.core.messages import Conversation, parse_conversation
 from chiasm.core.protocols import Answering, Embedding, Generative, Heating, Matching
 from chiasm.core.registry import Family, require
-from chiasm.core.replies import Grounding, Reply, Score
+from chiasm.core.replies import Grounding, Located, Reply, Score
 from chiasm.generation.decoding import answer, generate, stream
 from chiasm.generation.limits import Limits
 from chiasm.generation.requests import Request
 from chiasm.generation.sampling import Sampling
 from chiasm.generation.scheduler import Scheduler
 from chiasm.generation.slotted import Keeping
-from chiasm.models.grounding import ground_by_words
+from chiasm.models.grounding import ground_by_words, locate_by_words
 from chiasm.models.inspecting import inspect_conversation
 from chiasm.models.judging import choose_answers, ground_phrase, match_pairs, score_answer
 from chiasm.processing.processor import DualProcessor, Processor, listed
@@ -340,9 +340,22 @@ class Model:
         assert isinstance(self.module, Heating)
         return ground_phrase(self.module, self.processor, image, phrase, self.device)
 
-    def locate(self, video: Any, query: str) -> Any:
-        """Time spans of a query, in seconds."""
-        require(self.family, "locate", "locate()")
+    def locate(self, video: Any, query: str) -> Located:
+        """Find when something happens in a video.
+
+        Args:
+            video: a path, a film, or a list of pictures, taken as one a second.
+            query: what to look for.
+
+        Returns:
+            Spans in seconds, with scores, best first; iterating gives them.
+
+        Raises:
+            CapabilityError: the family can't.
+            VideoError: the video can't be read.
+        """
+        self._require("locate", "locate()")
+        return locate_by_words(self, video, query)
 
     def imagine(self, prompts: Any, seed: int | None = None) -> Any:
         """Pictures of prompts."""

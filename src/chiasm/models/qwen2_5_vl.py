@@ -19,6 +19,7 @@ from chiasm.models.assembly import Parts, llama
 from chiasm.models.qwen_shared import QWEN_TEMPLATE, packed_processor, qwen_tokenizer
 from chiasm.nn.positions import MultimodalRotaryConfig
 from chiasm.processing.coordinates import PixelJson
+from chiasm.processing.moments import SecondsInText
 from chiasm.processing.processor import Processor
 from chiasm.vision.native import NativeViTConfig, WindowConfig
 
@@ -124,11 +125,12 @@ FAMILY: Family = register(
         name="qwen2_5_vl",
         summary="native resolution in windows, absolute time, boxes in pixels; Qwen2.5",
         paper="Bai et al. 2025, Qwen2.5-VL Technical Report",
-        capabilities=("generate", "score", "ground"),
+        capabilities=("generate", "score", "ground", "locate"),
         config_type=Qwen25VLConfig,
         presets=PRESETS,
         tiny=tiny,
         processor=processor,
         places=PixelJson(question="Locate {phrase}, output its bbox coordinates using JSON format."),
+        moments=SecondsInText(question="When does this happen in the video: {query}? Give start and end in seconds."),
     )
 )

@@ -1,7 +1,8 @@
 """Places in pictures: original pixels inside, each family's spelling at the edge.
 
 A `PlaceStyle` writes boxes and points as its family does and reads what its models really emit: fences, missing
-brackets, swapped corners, numbers beyond the picture. What can't be read is reported, and so is what was clipped.
+brackets, swapped corners, shares and percents for grid cells, numbers beyond the picture. What can't be read is
+reported, and so is what was clipped.
 
 * `GridBoxes`: whole numbers on a grid of 0–999 or 0–1000 over the picture (Qwen-VL, CogVLM, InternVL, Qwen2-VL).
 * `PixelJson`: JSON in pixels of the resized picture (Qwen2.5-VL).
@@ -12,6 +13,7 @@ brackets, swapped corners, numbers beyond the picture. What can't be read is rep
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -23,6 +25,11 @@ from chiasm.core.plan import ImagePlan
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 _NUMBER = r"-?\d+(?:\.\d+)?"
+_OBJECT = re.compile(r"\{[^{}]*\}?")
+_KEYS = "bbox_2d|points?_2d|bboxes|bbox|boxes|box|points?|coordinates"
+_LIST = r"\[(?:[^\[\]{}]|\[[^\[\]{}]*\]?)*\]?"  # one list deep, closed or not
+_KEY = re.compile(rf"""["']?\b({_KEYS})["']?\s*:\s*({_LIST})""")
+_LABEL = re.compile(r"""["'](?:label|text_content|name|description)["']\s*:\s*(["'])((?:\\.|(?!\1)[^\\])*)\1""")
 _PAIR = rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)"
 
 
@@ -156,17 +163,22 @@ class PixelJson:
         found: list[Place] = []
         unread: list[str] = []
         clipped = 0
-        for piece in re.findall(r"\{[^{}]*\}?", text):
-            match = re.search(r'"(bbox_2d|point_2d|bbox|box|point)"\s*:\s*(\[[^\]]*\]?)', piece)
-            numbers = [float(n) for n in re.findall(_NUMBER, match[2])] if match else []
-            label = re.search(r'"(?:label|text_content|name)"\s*:\s*"([^"]*)"', piece)
-            place, cut = _place(numbers, scale, plan.source, label[1] if label else "")
-            wanted = 2 if match and "point" in match[1] else 4  # a box cut short is no point
-            if place is None or len(numbers) != wanted:
+        for piece in _OBJECT.findall(text):
+            match = _KEY.search(piece)
+            if match is None:
+                if re.search(r"\d", piece):  # a bracket around other objects says nothing
+                    unread.append(piece.strip())
+                continue
+            label = _LABEL.search(piece)
+            words = "" if label is None else label[2].replace('\\"', '"')
+            size = 2 if "point" in match[1] else 4
+            values, per = _numbers(match[2], scale, plan.source)
+            places = [_place(values[at : at + size], per, plan.source, words) for at in range(0, len(values), size)]
+            if not places or len(values) % size or any(place is None for place, _ in places):
                 unread.append(piece.strip())
             else:
-                found.append(place)
-                clipped += cut
+                found += [place for place, _ in places if place is not None]
+                clipped += sum(cut for _, cut in places)
         if not found and not unread:
             return _read_tuples(text, scale, plan.source)
         return Places(tuple(found), tuple(unread), clipped)
@@ -179,7 +191,7 @@ class PixelJson:
         for place in places:
             name, numbers = ("bbox_2d", place.box) if place.box else ("point_2d", place.point)
             pixels = [round(value * scale[axis % 2]) for axis, value in enumerate(numbers or ())]
-            lines.append(f'\t{{"{name}": {pixels}, "label": "{place.label}"}}')
+            lines.append(f'\t{{"{name}": {pixels}, "label": {json.dumps(place.label, ensure_ascii=False)}}}')
         return "```json\n[\n" + ",\n".join(lines) + "\n]\n```"
 
 
@@ -361,16 +373,32 @@ def _read_tuples(text: str, scale: Point, size: tuple[int, int]) -> Places:
     found: list[Place] = []
     unread: list[str] = []
     clipped = 0
-    for run in re.finditer(r"[\[(]([\d\s.,;\-]+)[\])]?", text):
+    for run in re.finditer(r"[\[(]([\d\s.,;%\-]+)[\])]?", text):
         for piece in run[1].split(";"):
-            numbers = [float(n) for n in re.findall(_NUMBER, piece)]
-            place, cut = _place(numbers, scale, size, "")
+            numbers, per = _numbers(piece, scale, size)
+            place, cut = _place(numbers, per, size, "")
             if place is None:
                 unread.append(run[0].strip())
             else:
                 found.append(place)
                 clipped += cut
     return Places(tuple(found), tuple(unread), clipped)
+
+
+def _numbers(text: str, scale: Point, size: tuple[int, int]) -> tuple[list[float], Point]:
+    """The numbers of one place, and pixels of one of their units.
+
+    They are in the family's units, unless they can't be: all with a percent sign, or all from 0 to 1 with at least one
+    that is no whole number, where they are shares of the picture's sides.
+    """
+    spelled = re.findall(_NUMBER + r"\s*%?", text)
+    numbers = [float(n.rstrip("% \n\t")) for n in spelled]
+    width, height = float(size[0]), float(size[1])
+    if numbers and all(n.endswith("%") for n in spelled):
+        return numbers, (width / 100, height / 100)
+    if numbers and all(0 <= n <= 1 for n in numbers) and any(n not in (0, 1) for n in numbers):
+        return numbers, (width, height)
+    return numbers, scale
 
 
 def _place(numbers: Sequence[float], scale: Point, size: tuple[int, int], label: str) -> tuple[Place | None, int]:

@@ -35,12 +35,19 @@ class Frames:
         fps: frames per second among them.
         size: (width, height) of each.
         decode: gives the pictures in order, each once.
+        length: seconds of the whole video; 0 = until one frame's time after the last frame.
     """
 
     seconds: tuple[float, ...]
     fps: float
     size: Size
     decode: Callable[[], Iterator[Image.Image]]
+    length: float = 0.0
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the whole video."""
+        return self.length or self.seconds[-1] + 1 / self.fps
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -173,7 +180,9 @@ def _filmed(film: Film, sampling: Sampling) -> Frames:
     chosen = sampling.choose(times, range(total))
     seconds = tuple(times[at] for at in chosen)
     first = film.frame(seconds[0])
-    return Frames(seconds, _rate(seconds), first.size, lambda: (film.frame(second) for second in seconds))
+    return Frames(
+        seconds, _rate(seconds), first.size, lambda: (film.frame(second) for second in seconds), film.duration
+    )
 
 
 def _filed(path: Path, sampling: Sampling, limits: Limits) -> Frames:
@@ -188,7 +197,8 @@ def _filed(path: Path, sampling: Sampling, limits: Limits) -> Frames:
     seconds = tuple(times[at] for at in chosen)
     wanted = [stamps[at][0] for at in chosen]
     key_times = [stamps[at][0] for at in keys]
-    return Frames(seconds, _rate(seconds), size, lambda: _decode(av, path, wanted, key_times))
+    length = times[-1] + 1 / _rate(times)
+    return Frames(seconds, _rate(seconds), size, lambda: _decode(av, path, wanted, key_times), length)
 
 
 def _pyav() -> Any:
