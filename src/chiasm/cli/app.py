@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 VERBS = (
     "ask", "caption", "classify", "embed", "match", "ground", "locate", "inspect", "verify", "models", "new", "convert",
-    "doctor", "demo", "train", "eval", "compare", "curate", "data", "serve",
+    "export", "doctor", "demo", "train", "eval", "compare", "curate", "data", "serve",
 )  # fmt: skip
 
 

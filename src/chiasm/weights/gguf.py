@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from chiasm.core.errors import CheckpointError, ConfigError
 from chiasm.language.decoder import DecoderConfig
 from chiasm.weights.layouts.llama import decoder_config
 from chiasm.weights.meta import build_on_meta, shapes_of
-from chiasm.weights.rules import Rename, Rule
+from chiasm.weights.rules import Rename, Rule, Shape
 from chiasm.weights.table import Table, execute
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -266,12 +266,30 @@ def decoder_state(file: GGUF, dtype: torch.dtype = torch.float32) -> tuple[Decod
         ConfigError: see `hf_config`.
     """
     config = decoder_config(hf_config(file))
-    expected = shapes_of(build_on_meta(config))
+    return config, decoded_state(file, gguf_table(config), shapes_of(build_on_meta(config)), dtype)
+
+
+def decoded_state(
+    file: GGUF, table: Table, expected: Mapping[str, Shape], dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """Decode every tensor of a file under our names.
+
+    Args:
+        file: from `read_gguf`.
+        table: the file's names and ours.
+        expected: shapes by our names, all of which must be there.
+        dtype: of the tensors returned.
+
+    Returns:
+        The state dict.
+
+    Raises:
+        CheckpointError: missing, unexpected or wrong-shaped tensors, by name.
+    """
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
-    steps = gguf_table(config).check(shapes, expected, str(file.path))
+    steps = table.check(shapes, expected, str(file.path))
     decoded = {name: _decode(tensor, dtype) for name, tensor in file.tensors.items()}
-    state = execute(steps, decoded, "theirs")
-    return config, {name: tensor.contiguous() for name, tensor in state.items()}
+    return {name: tensor.contiguous() for name, tensor in execute(steps, decoded, "theirs").items()}
 
 
 def _decode(tensor: GGUFTensor, dtype: torch.dtype) -> torch.Tensor:

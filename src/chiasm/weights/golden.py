@@ -121,6 +121,11 @@ def check_golden(model: Any, folder: Path | str) -> GoldenReport:
     return GoldenReport(str(folder), tensors, used, tuple(checks))
 
 
+def run_vectors(model: Any) -> dict[str, torch.Tensor]:
+    """What a model makes of the computed pictures and texts: ids, pixels, features or embeddings, logits."""
+    return _run(model)[0]
+
+
 def _against_stored(model: Any, folder: Path, vectors: Mapping[str, torch.Tensor]) -> list[Check]:
     try:
         about = read_json(folder / f"{STEM}.json")
