@@ -3,7 +3,7 @@
     python benchmarks/soak.py [STAGE ...] [--minutes 30] [--scale 1.0] [--out FILE]
 
 Stages: pictures, addresses, strings, schema, overload, disconnects, slow, poison, kill, soak; all of them by default.
-Each makes a server of its own on the loopback device, with random miniatures; `--scale` shortens counts and times.
+They share one server on the loopback device, with random miniatures; `--scale` shortens counts and times.
 Every line is a JSON object with ``ok``; the exit code is 1 when one isn't.
 """
 
@@ -39,7 +39,7 @@ STAGES: dict[str, Callable[[Served, float], dict[str, Any]]] = {
 
 @contextmanager
 def served(folders: dict[str, Path], place: Path) -> Iterator[Served]:
-    """A server for one stage."""
+    """A server, ended as an operator would."""
     server = Served(folders, place)
     try:
         yield server
@@ -56,21 +56,23 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     good = True
-    with tempfile.TemporaryDirectory() as place:
-        folders = miniatures(Path(place))
+    with tempfile.TemporaryDirectory() as place, served(miniatures(Path(place)), Path(place)) as server:
         for name in given.stages or [*STAGES, "soak"]:
-            start = time.monotonic()
-            with served(folders, Path(place)) as server:
-                figures = loads.soak(server, given.minutes) if name == "soak" else STAGES[name](server, given.scale)
-                leaks = server.leaks()
-            line = {"stage": name, **figures, **leaks, "seconds": round(time.monotonic() - start, 1)}
-            line["ok"] = bool(line["ok"]) and not leaks
-            good &= line["ok"]
-            print(json.dumps(line), flush=True)
-            if given.out is not None:
-                with given.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+            good &= _stage(server, name, given)
     return 0 if good else 1
+
+
+def _stage(server: Served, name: str, given: argparse.Namespace) -> bool:
+    start = time.monotonic()
+    figures = loads.soak(server, given.minutes) if name == "soak" else STAGES[name](server, given.scale)
+    leaks = server.leaks()
+    line = {"stage": name, **figures, **leaks, "seconds": round(time.monotonic() - start, 1)}
+    line["ok"] = bool(line["ok"]) and not leaks
+    print(json.dumps(line), flush=True)
+    if given.out is not None:
+        with given.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    return line["ok"]
 
 
 if __name__ == "__main__":

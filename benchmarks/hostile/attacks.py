@@ -48,7 +48,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
             body[at] = chance.randrange(256)
         elif way == 1:
             body[at : at + 4] = chance.choice((b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", bytes(4)))
-        elif way == 2 and len(body) > 8:
+        elif way == 2 and len(body) > 32:
             del body[at : at + chance.randint(1, 16)]
         else:
             body[at:at] = chance.randbytes(chance.randint(1, 16))

@@ -112,7 +112,7 @@ def poison(server: Served, scale: float) -> dict[str, Any]:
     rounds, different, wrong = max(1, round(5 * scale)), 0, 0
     good = [chat(data_uri(encoded(colour=(16 * at, 99, 7))), text=f"number {at}?") for at in range(15)]
     solo = [server.ask("/v1/chat/completions", body)[1]["choices"][0]["message"]["content"] for body in good]
-    bad = [chat(data_uri(encoded()[:50])), chat(PICTURE, text="x " * 90_000), chat(*[PICTURE] * 40)]
+    bad = [chat(data_uri(encoded()[:50])), chat(PICTURE, text="x " * 90_000), chat(*[PICTURE] * 65)]
     for at in range(rounds):
         mixed = [*good, bad[at % len(bad)]]
         with ThreadPoolExecutor(16) as pool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 from openai.resources.chat.completions import Completions
 from tests.serving.conftest import data_uri, encoded
@@ -104,6 +105,18 @@ def test_the_stream_helper_of_the_client_works(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(**asked)
     assert "content.delta" in kinds and done.choices[0].message.content == whole.choices[0].message.content
     assert done.usage == whole.usage
+
+
+class Verdict(pydantic.BaseModel):
+    """What the reply must be."""
+
+    colour: Literal["red", "green", "blue"]
+    sure: bool
+
+
+def test_replies_are_parsed_into_the_callers_own_types(client: openai.OpenAI) -> None:
+    done = client.chat.completions.parse(model="llava", messages=HI, max_tokens=64, response_format=Verdict)
+    assert isinstance(done.choices[0].message.parsed, Verdict)
 
 
 def test_usage_is_told_once_and_only_where_asked(client: openai.OpenAI) -> None:

@@ -112,9 +112,15 @@ def test_a_stopped_engine_that_goes_on_is_well_again_and_one_that_hangs_is_repla
     assert first is not None
     os.kill(first, signal.SIGSTOP)
     until(lambda: not well(live), 5)
+    told: list[Any] = []
+    left = Ask(Chat(conversation=parse_conversation("hi"), max_new_tokens=2), told.append, told.append)
+    host.submit(left)
+    host.cancel(left)
+    assert left.work is None and not host._pending, "nothing is kept for a process that doesn't listen"
     os.kill(first, signal.SIGCONT)
     until(lambda: well(live), 5)
-    assert host.pid == first
+    assert live.ask("POST", "/v1/chat/completions", CHAT)[0] == 200
+    assert host.pid == first and told == []
     monkeypatch.setattr(supervisor, "HUNG_SECONDS", 1.0)
     os.kill(first, signal.SIGSTOP)
     until(lambda: host.pid not in (first, None), 20)

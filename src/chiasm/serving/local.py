@@ -62,6 +62,7 @@ class LocalHost:
 
     def _job(self, ask: Ask) -> Job:
         work = ask.work
+        assert work is not None
 
         def done(result: Any) -> None:
             self._forget(ask)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chiasm.core.errors import ChiasmError
@@ -51,7 +51,7 @@ class _Child:
             stdout=subprocess.PIPE,
             env=surroundings,
         )
-        self.outbox: queue.SimpleQueue[tuple[dict[str, Any], list[Any] | None] | None] = queue.SimpleQueue()
+        self.outbox: queue.SimpleQueue[tuple[dict[str, Any], Sequence[Ask]] | None] = queue.SimpleQueue()
         self.ready = False
         self.born = self.beat = self.progress = time.monotonic()
         self.health = Health(False, 0, 0)
@@ -61,8 +61,10 @@ class _Child:
         assert self.process.stdin is not None
         with contextlib.suppress(OSError, ValueError):  # it is gone, which its reader sees
             while (frame := self.outbox.get()) is not None:
-                head, works = frame
-                wire.write(self.process.stdin, head, b"" if works is None else pickle.dumps(works, protocol=5))
+                head, asks = frame
+                works = [ask.work for ask in asks]
+                if None not in works:  # else nobody waits for it any more
+                    wire.write(self.process.stdin, head, pickle.dumps(works, protocol=5) if works else b"")
         with contextlib.suppress(OSError):
             self.process.stdin.close()
 
@@ -146,7 +148,7 @@ class EngineProcess:
                 raise Refusal("engine_busy", what)
             numbered = {next(self._numbers): ask for ask in asks}
             self._pending |= numbered
-            child.outbox.put(({"do": "submit", "ids": list(numbered)}, [ask.work for ask in asks]))
+            child.outbox.put(({"do": "submit", "ids": list(numbered)}, asks))
 
     def cancel(self, *asks: Ask) -> None:
         """Stop the work; nobody is told any more."""
@@ -155,7 +157,9 @@ class EngineProcess:
             for number in gone:
                 del self._pending[number]
             if gone and self._child is not None:
-                self._child.outbox.put(({"do": "cancel", "ids": gone}, None))
+                self._child.outbox.put(({"do": "cancel", "ids": gone}, ()))
+        for ask in asks:
+            ask.work = None  # pictures on their way to a process that doesn't listen are let go
 
     def health(self) -> Health:
         """How the engine is, by what was last heard of it."""
@@ -170,7 +174,7 @@ class EngineProcess:
         self._closing.set()
         child = self._child
         if child is not None:
-            child.outbox.put(({"do": "close", "seconds": seconds}, None))
+            child.outbox.put(({"do": "close", "seconds": seconds}, ()))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(seconds + 1)
             with contextlib.suppress(OSError):

@@ -65,12 +65,12 @@ class Ask:
     """One piece of work and who waits for it.
 
     Attributes:
-        work: what to do.
+        work: what to do; None once it is cancelled.
         on_done: called once, from any thread, with an `Answer` or a document's bytes, or the exception.
         on_piece: called with each piece of a streamed reply's text.
     """
 
-    work: Chat | Task
+    work: Chat | Task | None
     on_done: Callable[[Any], None]
     on_piece: Callable[[str], None]
 
