@@ -293,22 +293,22 @@ def test_public_addresses_need_a_key() -> None:
 
 
 @pytest.fixture(scope="module")
-def narrow(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Live, threading.Event]:
-    """A server with room for two, whose model waits for an event at every token."""
-    model, go = chiasm.load(str(folders["llava"])), threading.Event()
+def narrow(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Live, threading.Semaphore]:
+    """A server with room for two, whose model waits for leave at every step."""
+    model, steps = chiasm.load(str(folders["llava"])), threading.Semaphore(0)
     write = model.module.write
 
     def waiting(*given: Any, **how: Any) -> Any:
-        go.wait(20)
+        steps.acquire(timeout=20)
         return write(*given, **how)
 
     model.module.write = waiting
     hosts = {"llava": LocalHost(BatchingEngine(model, max_queue=2, max_batch=1))}
-    return Live(hosts, Settings(max_queue=2), tmp_path_factory.mktemp("narrow")), go
+    return Live(hosts, Settings(max_queue=2), tmp_path_factory.mktemp("narrow")), steps
 
 
-def test_overload_and_leaving(narrow: tuple[Live, threading.Event]) -> None:
-    live, go = narrow
+def test_overload_and_leaving(narrow: tuple[Live, threading.Semaphore]) -> None:
+    live, steps = narrow
     engine, body = live.hosts["llava"].engine, {**CHAT, "max_tokens": 8}
     text = json.dumps(body).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -323,14 +323,16 @@ def test_overload_and_leaving(narrow: tuple[Live, threading.Event]) -> None:
     for peer in peers:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
-    go.set()
+    steps.release(1000)
     until(lambda: engine.health().active == 0 and engine.health().waiting == 0)
     assert live.ask("POST", "/v1/chat/completions", body)[0] == 200
 
 
-def test_leaving_a_stream_stops_it(narrow: tuple[Live, threading.Event]) -> None:
-    live, go = narrow
-    go.clear()
+def test_leaving_a_stream_stops_it(narrow: tuple[Live, threading.Semaphore]) -> None:
+    live, steps = narrow
+    while steps.acquire(blocking=False):
+        pass
+    steps.release(3)
     engine: Any = live.hosts["llava"].engine
     with (
         openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client,
@@ -340,7 +342,7 @@ def test_leaving_a_stream_stops_it(narrow: tuple[Live, threading.Event]) -> None
         (job,) = engine._writing.values()
         assert not job.cancelled.is_set()
     until(job.cancelled.is_set)
-    go.set()
+    steps.release(1000)
     until(lambda: engine.health().active == 0)
 
 
