@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from chiasm.core.errors import ConfigError
+from chiasm.evaluation.charts import chart
 from chiasm.recipes import comparison
 from chiasm.recipes.comparing import plain_name, text_table
 from chiasm.recipes.comparison import Comparison, compare, held_out_of, parse_budget
@@ -127,6 +128,14 @@ def test_a_killed_comparison_leaves_no_training_behind_and_goes_on_where_it_was(
     comparison._train(run, "clip_pico", out, print)  # waits for the orphan to save and leave
     steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, done + 1)) and "going on after step" in (out / "train.log").read_text()
+
+
+def test_long_names_fit_beside_a_chart() -> None:
+    short, long = (
+        chart({name: [(1, 1), (2, 3)]}, "t", "x", "y") for name in ("a", "palme_pico?model.connector=linear&a=b")
+    )
+    widths = [int(text.split('width="')[1].split('"')[0]) for text in (short, long)]
+    assert widths[0] == 560 and widths[1] >= 560 - 122 + 38 * 6
 
 
 def test_flops_buy_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from chiasm.recipes.running import carry
 from chiasm.recipes.running.carry import Manner, carry_out, counts
 from chiasm.recipes.running.settings import changed, differences, read_run, resolve, write_run
 from chiasm.recipes.running.standard import take_over
+from chiasm.weights.load import layout_for_config
+from chiasm.weights.meta import build_on_meta
 
 PUBLISHED = {
     "clip_vit_b_32_paper": 151_277_313,
@@ -166,6 +169,18 @@ def test_nobody_else_trains_in_a_run_s_folder(tmp_path: Path, monkeypatch: pytes
         pass
     (out / ".lock").unlink()
     assert carry_out(small(data, model=Tiny()), out, Manner(show=False), print).step == 2
+
+
+@pytest.mark.parametrize("name", sorted(n for n, r in recipes().items() if r.scale == "pico" and r.run().model))
+def test_what_a_pico_recipe_saves_is_what_its_layout_reads(name: str) -> None:
+    """A layout that leaves something of a configuration out would write a folder that doesn't load."""
+    run = recipes()[name].run()
+    assert run.model is not None
+    config = run.model.skeleton(run.family)
+    layout = layout_for_config(config)
+    again = layout.config_from(json.loads(json.dumps(layout.config_to(config))))
+    shapes = [{n: t.shape for n, t in build_on_meta(c).state_dict().items()} for c in (config, again)]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize("name", ["vse_pico", "siglip_pico"])

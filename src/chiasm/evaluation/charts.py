@@ -8,6 +8,7 @@ from html import escape
 
 COLOURS = ("#2266bb", "#cc4433", "#228855", "#aa7700", "#7744aa", "#117788", "#aa3377", "#555555")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 340, 64, 150, 34, 44
+LETTER = 6.5  # pixels of a wide letter at the size of the names
 Points = Sequence[tuple[float, float]]
 
 
@@ -46,8 +47,9 @@ def chart(series: Mapping[str, Points], title: str, x: str, y: str, *, log_x: bo
         at = TOP + 16 * number
         drawn.append(f'<rect x="{WIDTH - RIGHT + 12}" y="{at}" width="10" height="10" fill="{colour}"/>')
         drawn.append(f'<text x="{WIDTH - RIGHT + 28}" y="{at + 9}">{escape(name)}</text>')
+    width = WIDTH + max(0, math.ceil(LETTER * max(map(len, good))) + 34 - RIGHT)  # room for the longest name
     style = 'font-family="sans-serif" font-size="11" fill="currentColor"'
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" {style} role="img">{"".join(drawn)}</svg>'
+    return f'<svg viewBox="0 0 {width} {HEIGHT}" width="{width}" {style} role="img">{"".join(drawn)}</svg>'
 
 
 def _axes(title: str, x: str, y: str, across: tuple[float, float], up: tuple[float, float], log_x: bool) -> str:

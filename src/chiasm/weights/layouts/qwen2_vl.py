@@ -85,7 +85,13 @@ def language_config(config: Mapping[str, Any]) -> DecoderConfig:
 
 
 def language_dict(language: DecoderConfig, model_type: str) -> dict[str, Any]:
-    """The inverse of `language_config`: the nested ``text_config``."""
+    """The inverse of `language_config`: the nested ``text_config``.
+
+    Raises:
+        ConfigError: the decoder isn't Qwen2's, whose queries, keys and values alone have biases.
+    """
+    if not language.qkv_bias or language.out_bias or language.mlp_bias:
+        raise ConfigError("config_unpublished", "Qwen2's queries, keys and values have biases, and nothing else has")
     turning = language.rotary
     assert isinstance(turning, MultimodalRotaryConfig)
     out = decoder_dict(language)
