@@ -80,11 +80,16 @@ def picture_encoding() -> tuple[Callable[[], torch.Tensor], Callable[[], torch.T
     return lambda: ours.embed_images(pixels), reference
 
 
-def decoding(new_tokens: int) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
-    """A LLaVA with a 135M language model: ours and theirs, each a function to time that gives the new ids."""
+def llava_shaped(image: int = 112, layers: int = 30) -> tuple[Any, Any]:
+    """A LLaVA with a language model of SmolLM2-135M's size: ours and theirs, the same random weights.
+
+    Args:
+        image: side of its pictures in pixels; patches of 16.
+        layers: of the language model.
+    """
     torch.manual_seed(0)
     text = transformers.LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
         num_key_value_heads=3, max_position_embeddings=8192, rope_theta=100000.0, rms_norm_eps=1e-5,
         tie_word_embeddings=True, eos_token_id=None, pad_token_id=0, initializer_range=0.04,
     )  # fmt: skip
@@ -93,14 +98,19 @@ def decoding(new_tokens: int) -> tuple[Callable[[], torch.Tensor], Callable[[], 
         intermediate_size=1024,
         num_hidden_layers=4,
         num_attention_heads=4,
-        image_size=112,
+        image_size=image,
         patch_size=16,
     )
     config = transformers.LlavaConfig(
         vision_config=vision, text_config=text, image_token_id=49151, tie_word_embeddings=True
     )
     theirs = transformers.LlavaForConditionalGeneration(config).eval()
-    ours = same_weights(theirs)
+    return same_weights(theirs), theirs
+
+
+def decoding(new_tokens: int) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
+    """A LLaVA with a 135M language model: ours and theirs, each a function to time that gives the new ids."""
+    ours, theirs = llava_shaped()
     slots = (112 // 16) ** 2
     ids = torch.randint(1, 49000, (1, slots + TEXT_TOKENS))
     ids[0, 8 : 8 + slots] = 49151

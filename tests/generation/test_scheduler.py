@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,10 +16,12 @@ from tests.gallery import rgb
 import chiasm
 from chiasm.core.messages import Conversation, parse_conversation
 from chiasm.core.replies import Reply
+from chiasm.generation.decoding import generate
 from chiasm.generation.requests import Request, Ticket
 from chiasm.generation.sampling import Sampling
 from chiasm.generation.scheduler import Scheduler
 from chiasm.models.model import Model
+from chiasm.nn.rotary_scaling import DynamicScaling, LongScaling
 
 # plain, three positions a token, routed weights, latent attention with experts, ALiBi, a picture in two sizes
 SLOTTED = ("llava", "qwen2_vl", "cogvlm", "xcomposer", "kimi_vl", "llava_next", "instructblip")
@@ -78,8 +81,6 @@ def test_company_changes_no_reply(family: str) -> None:
 def test_as_the_whole_prompt_read_at_once() -> None:
     """The engine's chunks and rows against the module's own prefill and decode."""
     model = tiny("llava")
-    from chiasm.generation.decoding import generate
-
     for request in requests(model):
         if request.sampling.temperature == 0:
             batch = model.processor([request.conversation])
@@ -91,6 +92,34 @@ def test_as_the_whole_prompt_read_at_once() -> None:
             assert plain.token_ids == ticket.reply.token_ids
             assert plain.logprobs == pytest.approx(ticket.reply.logprobs, abs=1e-5)
             assert plain.usage == ticket.reply.usage
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        DynamicScaling(factor=2.0, original_context=50),
+        LongScaling(short_factors=(1.0,) * 4, long_factors=(9.0,) * 4, original_context=50, attention_factor=1.0),
+    ],
+)
+def test_positions_that_depend_on_the_prompts_length(scaling: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts, rows and kept beginnings turn as the whole prompt does, and go on so past the original context."""
+    model = chiasm.new("llava", tiny=True)
+    language: Any = model.module.language
+    rotary = replace(language.config.rotary, scaling=scaling)
+    if isinstance(scaling, LongScaling):
+        half = language.config.rotary_width // 2
+        rotary = replace(rotary, scaling=replace(scaling, short_factors=(1.0,) * half, long_factors=(9.0,) * half))
+    monkeypatch.setattr(language, "config", replace(language.config, rotary=rotary))
+    wanted = [Request(conversation=asked("why " * at, 0), max_new_tokens=24) for at in (1, 12, 30, 2)]
+    scheduler = Scheduler(model.module, model.processor, model.limits, chunk=7)  # type: ignore[arg-type]
+    tickets = [scheduler.add(request) for request in wanted]
+    scheduler.run()
+    lengths = [ticket.reply.usage.prompt_tokens for ticket in tickets]
+    assert min(lengths) < 50 < max(lengths) and min(lengths) + 24 > 50
+    for request, ticket in zip(wanted, tickets, strict=True):
+        batch, limits = model.processor([request.conversation]), model.limits(24, None)
+        (whole,) = generate(model.module, batch, model.processor.tokenizer, limits, Sampling())  # type: ignore[arg-type]
+        assert whole.logprobs == pytest.approx(ticket.reply.logprobs, abs=1e-4)
 
 
 @cache
@@ -221,7 +250,9 @@ def test_the_same_pixels_under_another_question_or_plan_are_other_pictures() -> 
     one, two = (model.processor([asked(text, 0)]) for text in ("what?", "where?"))
     module: Any = model.module
     assert picture_keys(module, one) == picture_keys(module, two)
-    assert beginning_keys(one, picture_keys(module, one)) == beginning_keys(two, picture_keys(module, two))
+    assert beginning_keys(module, one, picture_keys(module, one)) == beginning_keys(
+        module, two, picture_keys(module, two)
+    )
     other = model.processor([asked("what?", 1)])
     assert picture_keys(module, other) != picture_keys(module, one)
     told = tiny("instructblip")

@@ -83,6 +83,9 @@ class Slotted(Generative, Protocol):
     def pictures(self, batch: Batch) -> list[torch.Tensor] | None:
         """One (N, D) tensor a picture of a batch; None where it has none."""
 
+    def memory_key(self, batch: Batch) -> int:
+        """What the memory of a prompt's beginning depends on besides the beginning itself."""
+
     def open_prompt(self, batch: Batch, pictures: Sequence[torch.Tensor | None], beginning: Any = None) -> OpenPrompt:
         """Lay one conversation's prompt out; pictures within a kept beginning may be None."""
 

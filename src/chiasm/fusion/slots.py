@@ -75,7 +75,7 @@ class RowStep:
 
 
 class SplicedSlots:
-    """The running replies: row by row their keys, values and next positions.
+    """The running replies: row by row their keys, values, next positions, and where their prompts ended.
 
     Args:
         cache: empty.
@@ -84,6 +84,7 @@ class SplicedSlots:
     def __init__(self, cache: SlotCache) -> None:
         self.cache = cache
         self._next: list[int] = []
+        self._prompts: list[int] = []
 
     @property
     def nbytes(self) -> int:
@@ -94,19 +95,22 @@ class SplicedSlots:
         """A prompt that is read becomes the last row."""
         self.cache.admit(prompt.cache)
         self._next.append(int(prompt.positions.max()) + 1)
+        self._prompts.append(self._next[-1])
 
     def leave(self, row: int) -> None:
         """Free a row; the last one moves into it."""
         self.cache.leave(row)
-        self._next[row] = self._next[-1]
-        del self._next[-1]
+        for each in (self._next, self._prompts):
+            each[row] = each[-1]
+            del each[-1]
 
     def step(self, start: int, stop: int) -> RowStep:
         """One more token for the rows [start, stop); those beyond the running ones are company."""
         cache = SlotStep(self.cache, start, stop)
-        following = self._next[start:stop]
-        following += [0] * (stop - start - len(following))
-        return RowStep(cache, torch.tensor(following, device=cache.where.device)[:, None])
+        company = [0] * (stop - start - len(self._next[start:stop]))
+        device = cache.where.device
+        cache.prompts = torch.tensor(self._prompts[start:stop] + company, device=device)
+        return RowStep(cache, torch.tensor(self._next[start:stop] + company, device=device)[:, None])
 
     def advance(self, start: int, count: int) -> None:
         """Count a token for `count` rows."""

@@ -204,6 +204,13 @@ class SplicedLM(nn.Module, ABC):
             return None
         return SplicedSlots(self.language.new_slots())
 
+    def memory_key(self, batch: Batch) -> int:
+        """What the memory of a beginning depends on besides itself: how the whole prompt's positions turn."""
+        rotary, positions = self.language.config.rotary, self.positions(batch, None)
+        assert batch.input_ids is not None
+        length = batch.input_ids.shape[1] if positions is None else int(positions.max()) + 1
+        return 0 if rotary is None else rotary.key(length)
+
     def open_prompt(
         self, batch: Batch, pictures: Sequence[torch.Tensor | None], beginning: Beginning | None = None
     ) -> SplicedPrompt:
@@ -227,6 +234,7 @@ class SplicedLM(nn.Module, ABC):
         if positions is None:
             positions = torch.arange(length, device=embeds.device)[None]
         cache = self.language.new_cache(1, length)
+        cache.prompts = positions.amax((0, -1) if positions.dim() == 3 else -1) + 1  # of the whole, not of a part
         if beginning is not None:
             cache.resume(beginning.keys, beginning.values)
         return SplicedPrompt(embeds, positions, self.route(batch), cache)

@@ -155,7 +155,7 @@ class SlotRun:
         ticket.begin(batch, 0)
         yield
         keys = picture_keys(self.module, batch)
-        marks = beginning_keys(batch, keys)
+        marks = beginning_keys(self.module, batch, keys)
         while any(key in self._making for key in marks.values()):
             yield  # somebody else is reading the same beginning
         stop, kept = self._longest(marks)
@@ -241,10 +241,11 @@ def picture_keys(module: Slotted, batch: Batch) -> list[bytes]:
     return keys
 
 
-def beginning_keys(batch: Batch, keys: Sequence[bytes]) -> dict[int, bytes]:
+def beginning_keys(module: Slotted, batch: Batch, keys: Sequence[bytes]) -> dict[int, bytes]:
     """Where a prompt may be cut, after each of its pictures, and what the model's memory of it up to there depends on.
 
     Args:
+        module: reads it.
         batch: one conversation, without padding.
         keys: of its pictures.
 
@@ -253,11 +254,12 @@ def beginning_keys(batch: Batch, keys: Sequence[bytes]) -> dict[int, bytes]:
     """
     assert batch.input_ids is not None
     ids, found = batch.input_ids[0].cpu(), {}
+    own = module.memory_key(batch).to_bytes(8, "little") if batch.spans else b""
     for number, span in enumerate(batch.spans):
         if 0 < span.stop < len(ids):
-            key = hashlib.blake2b(ids[: span.stop].numpy().tobytes(), digest_size=32)
-            for before, own in zip(batch.spans[: number + 1], keys, strict=False):
-                key.update(own + before.start.to_bytes(8, "little") + before.stop.to_bytes(8, "little"))
+            key = hashlib.blake2b(own + ids[: span.stop].numpy().tobytes(), digest_size=32)
+            for before, shown in zip(batch.spans[: number + 1], keys, strict=False):
+                key.update(shown + before.start.to_bytes(8, "little") + before.stop.to_bytes(8, "little"))
             found[span.stop] = key.digest()
     return found
 

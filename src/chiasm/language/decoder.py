@@ -239,7 +239,7 @@ class Decoder(nn.Module):
         keys = [0]
         if rotary.varies:
             lengths = (positions if positions.dim() == 2 else positions.amax(0)).amax(1) + 1  # (B,)
-            if isinstance(cache, Cache):  # its keys have turned already
+            if cache is not None:  # its keys have turned already
                 lengths = cache.prompts = lengths if cache.prompts is None else cache.prompts
             keys = [rotary.key(length) for length in lengths.tolist()]
         frequencies = [self._rotary_frequencies(positions.device, key) for key in keys]

@@ -166,6 +166,7 @@ class SlotStep:
 
     def __init__(self, slots: SlotCache, start: int, stop: int) -> None:
         self._slots, self._start, self._stop = slots, start, stop
+        self.prompts: torch.Tensor | None = None  # as in `Cache`
         running = slots.lengths[start:stop]
         self.lengths = running + [0] * (stop - start - len(running))
         self.length = max(self.lengths)
