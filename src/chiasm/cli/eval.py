@@ -89,7 +89,10 @@ def eval(
             resume=resume,
             training=_training(train_data),
         )
-        found = evaluate(ModelPredictor(options.load(model), batch_size), settings, _Progress())
+        loaded = options.load(model)
+        if shots:  # the same examples stand before many questions
+            loaded.remember_pictures()
+        found = evaluate(ModelPredictor(loaded, batch_size), settings, _Progress())
     _tell(found, folder, None if against is None else paired(folder, against), options)
 
 

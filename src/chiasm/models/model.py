@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from chiasm.core.batch import Batch
 from chiasm.core.constraints import parse_constraint
 from chiasm.core.errors import CapabilityError, CheckpointError, PromptError
 from chiasm.core.inspection import Inspection
-from chiasm.core.messages import Conversation, parse_conversation
+from chiasm.core.messages import parse_conversation
 from chiasm.core.protocols import Answering, Embedding, Generative, Heating, Matching
 from chiasm.core.registry import Family, require
 from chiasm.core.replies import Grounding, Located, Reply, Score
@@ -24,9 +25,11 @@ from chiasm.generation.requests import Request
 from chiasm.generation.sampling import Sampling
 from chiasm.generation.scheduler import Scheduler
 from chiasm.generation.slotted import Keeping
+from chiasm.generation.store import Counts
 from chiasm.models.grounding import ground_by_words, locate_by_words
 from chiasm.models.inspecting import inspect_conversation
 from chiasm.models.judging import choose_answers, ground_phrase, match_pairs, score_answer
+from chiasm.models.remembering import remember
 from chiasm.processing.processor import DualProcessor, Processor, listed
 
 CHUNK = 32  # pictures or texts a forward pass: bounds memory, and larger gains nothing on two cores
@@ -68,6 +71,18 @@ class Model:
         parameters = sum(p.numel() for p in self.module.parameters())
         size = f"parameters={parameters:,}" if self.quantized is None else f"quantized={self.quantized!r}"
         return f"Model({self.name!r}, family={self.family.name!r}, {size}, device={self.device})"
+
+    def remember_pictures(self, megabytes: int = 256) -> Counts | None:
+        """Encode a picture that comes again only once, over all later calls.
+
+        Args:
+            megabytes: most that is kept, in memory; 0 = forget and keep nothing.
+
+        Returns:
+            What is found and computed, counted as it goes on; None for a family whose tower can't be kept so.
+        """
+        kept = remember(self.module, megabytes * 2**20)
+        return None if kept is None else kept.counts
 
     @property
     def device(self) -> torch.device:
@@ -318,7 +333,12 @@ class Model:
             parsed = parsed * len(answers)
         if len(parsed) != len(answers):
             raise PromptError("answer_count", f"{len(parsed)} conversations, {len(answers)} answers")
-        return [self._score_one(module, processor, c, answer) for c, answer in zip(parsed, answers, strict=True)]
+        prepared: dict[int, Batch] = {}
+        for conversation in parsed:
+            if id(conversation) not in prepared:
+                prepared[id(conversation)] = self._seen(self._ready(processor([conversation])))
+        rows = zip(parsed, answers, strict=True)
+        return [self._score_one(module, processor, replace(prepared[id(c)]), answer) for c, answer in rows]
 
     def ground(self, image: Any, phrase: str) -> Grounding:
         """Find a phrase in a picture.
@@ -438,8 +458,15 @@ class Model:
             replies += generate(module, batch, self.processor.tokenizer, limits, first.sampling, first.num_beams)
         return replies
 
-    def _score_one(self, module: Any, processor: Processor, conversation: Conversation, answer: str) -> Score:
-        batch = self._ready(processor([conversation]))
+    def _seen(self, batch: Batch) -> Batch:
+        """The batch with its tower's features in place of crops, so that several answers are read beside them."""
+        pixels, see = batch.pixel_values, getattr(self.module, "visual_features", None)
+        if pixels is None or see is None or pixels.dim() != 4 or not isinstance(self.module, Generative):
+            return batch
+        weight = next(self.module.parameters())
+        return replace(batch, features=see(pixels.to(weight.dtype)), pixel_values=None)
+
+    def _score_one(self, module: Any, processor: Processor, batch: Batch, answer: str) -> Score:
         if isinstance(module, Answering):
             return score_answer(module, batch, answer)
         ids = processor.tokenizer.encode(answer, first=False)

@@ -154,7 +154,7 @@ class Processor:
                 add_generation_prompt=add_generation_prompt,
                 supervise=supervise,
             )
-            self._check_length(prompt, row, own)
+            self._check_length(prompt, row, own, conversation)
             if supervise and not any(prompt.supervised):
                 raise PromptError("labels_empty", f"conversation {row} has 0 supervised tokens of {len(prompt.ids)}")
             prompts.append(prompt)
@@ -201,14 +201,35 @@ class Processor:
             what = f"conversation {row} has {len(places)} images, the model takes {most}"
             raise PromptError("too_many_images", f"{what} (message {message}, part {part} is the first too many)")
 
-    def _check_length(self, prompt: Prompt, row: int, plans: Sequence[ImagePlan]) -> None:
+    def _check_length(self, prompt: Prompt, row: int, plans: Sequence[ImagePlan], conversation: Conversation) -> None:
         if self.max_length is not None and len(prompt.ids) > self.max_length:
             seen = sum(stop - start for start, stop in prompt.spans)
             what = f"prompt {row} has {len(prompt.ids)} tokens ({seen} visual), the model takes {self.max_length}"
             if len(plans) > 1:
                 costs = [f"{plan.source[0]}×{plan.source[1]}: {plan.num_tokens}" for plan in plans[:8]]
                 what += f"; pictures cost {', '.join(costs)}{' …' if len(plans) > 8 else ''}"
-            raise PromptError("context_exceeded", what, hint="a shorter text, or fewer or smaller pictures")
+            hint = "a shorter text, or fewer or smaller pictures"
+            given = example_turns(conversation)
+            if given:
+                fit = self._examples_that_fit(conversation, plans, given)
+                what += f"; {fit} of the {given} examples before the question fit"
+                hint = f"the last {fit} examples" if fit else hint
+            raise PromptError("context_exceeded", what, hint=hint)
+
+    def _examples_that_fit(self, conversation: Conversation, plans: Sequence[ImagePlan], given: int) -> int:
+        """The most answered turns, the last ones, that the context holds beside the question."""
+        assert self.max_length is not None
+        turns = [message for message in conversation.messages if message.role != "system"]
+        system = conversation.messages[: len(conversation.messages) - len(turns)]
+        low, high = 0, given - 1  # `given` don't fit
+        while low < high:
+            middle = (low + high + 1) // 2
+            kept = Conversation((*system, *turns[2 * (given - middle) :]))
+            pictures = sum(1 for _ in kept.media())
+            counts = [plan.num_tokens for plan in plans[len(plans) - pictures :]]
+            fits = len(self.renderer.render(kept, counts).ids) <= self.max_length
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return low
 
     def _read(self, conversation: Conversation, row: int) -> list[Any]:
         if self.video is None:
@@ -357,6 +378,17 @@ class DualProcessor:
             settings: entries of processor_config.json that go over the processor's own.
         """
         save_parts(folder, self.tokenizer, self.image_processor, {**self.settings, **(settings or {})})
+
+
+def example_turns(conversation: Conversation) -> int:
+    """Answered turns before the last question; 0 where turns don't alternate so."""
+    turns = [message for message in conversation.messages if message.role != "system"]
+    leading = len(conversation.messages) - len(turns)
+    if any(message.role == "system" for message in conversation.messages[leading:]):
+        return 0
+    if [message.role for message in turns] != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
+        return 0
+    return len(turns) // 2
 
 
 def _counting(image_processor: Any) -> dict[str, Any]:
