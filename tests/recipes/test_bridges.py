@@ -74,7 +74,7 @@ PAPER = {
     "instructblip_vicuna_7b_paper": 188_834_560,  # 188M
     "minigpt4_7b_align_paper": 768 * 4096 + 4096,
     "minigpt4_13b_finetune_paper": 768 * 5120 + 5120,
-    "xgen_mm_pretrain_paper": 3_930_993_408,
+    "xgen_mm_pretrain_paper": 3_930_712_079,
     "kosmos_1_paper": 1_371_794_432,  # 1.6B in all, CLIP frozen but for its last layer
     "palm_e_12b_paper": 12_444_778_752,  # 12B
     "palm_e_12b_frozen_paper": 3_812_761_856,

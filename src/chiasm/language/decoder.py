@@ -49,6 +49,7 @@ class DecoderConfig:
         positions: positions added to the input, or to attention's scores; None = none.
         qkv_bias, out_bias, mlp_bias: which projections have a bias.
         tie_embeddings: the output layer is the input embedding.
+        head_bias: the output layer has a bias.
         act: activation of the MLP, or of its gate.
         rms_norm: RMSNorm, not LayerNorm.
         norm_bias: whether a LayerNorm has a bias.
@@ -74,6 +75,7 @@ class DecoderConfig:
     out_bias: bool = False
     mlp_bias: bool = False
     tie_embeddings: bool = False
+    head_bias: bool = False
     act: str = "silu"
     rms_norm: bool = True
     norm_bias: bool = True
@@ -151,7 +153,7 @@ class Decoder(nn.Module):
         self.norm = config.block().norm()
         self.lm_head: nn.Module | None = None  # None = the input embedding
         if not config.tie_embeddings:
-            self.lm_head = nn.Linear(config.hidden_dim, config.vocab_size, bias=False)
+            self.lm_head = nn.Linear(config.hidden_dim, config.vocab_size, bias=config.head_bias)
         self._frequencies: dict[int, torch.Tensor] = {}
 
     def init_weights(self) -> None:

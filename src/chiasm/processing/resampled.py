@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from chiasm.core.errors import ConfigError
 from chiasm.core.plan import ImagePlan
 from chiasm.processing.image_processor import ImageProcessor
+from chiasm.processing.tilers import AnyRes, Stretch
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ class ResampledPictures(ImageProcessor):
         return pixels, [self._counted(plan) for plan in plans]
 
     def within(self, tokens: int) -> ResampledPictures:
-        """This very processor, where its count fits the budget.
+        """The same with as many crops a picture as the budget holds; with the whole picture alone where no tiles fit.
 
         Raises:
             ConfigError: image_tokens_too_few, with the count.
@@ -51,7 +52,12 @@ class ResampledPictures(ImageProcessor):
                 f"a budget of {tokens} visual tokens a picture; this model always makes {self.crop_tokens} of a crop",
                 hint=f"--image-tokens {self.crop_tokens}",
             )
-        return self
+        tiler, most = self.tiler, tokens // self.crop_tokens
+        if not isinstance(tiler, AnyRes):
+            return self
+        tiles = {point: point[0] * point[1] // tiler.side**2 for point in tiler.pinpoints}
+        kept = tuple(point for point in tiler.pinpoints if 1 + tiles[point] <= most)
+        return replace(self, tiler=replace(tiler, pinpoints=kept) if kept else Stretch(size=(tiler.side, tiler.side)))
 
     def _counted(self, plan: ImagePlan) -> ImagePlan:
         return replace(plan, num_tokens=self.crop_tokens * len(plan.crops))

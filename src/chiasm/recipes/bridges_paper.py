@@ -175,14 +175,15 @@ def minigpt4_13b_finetune_paper() -> Run:
 @recipe(family="xgen_mm", scale="paper", needs="100B tokens: MINT-1T, OBELICS, KALE, OCR-200M, grounding, Datacomp")
 def xgen_mm_pretrain_paper() -> Run:
     """Resampler and Phi-3; SigLIP is frozen. Rows of 2,048 tokens; batch and rate are ours."""
-    run = _language("xgen_mm_phi3_mini", 100_000_000_000 // (2048 * 2048), 2048, 5e-5, 2000, ("",))
+    run = _language("xgen_mm_phi3_mini_base", 100_000_000_000 // (2048 * 2048), 2048, 5e-5, 2000, ("",))
     return replace(run, freeze=("^vision\\.",))
 
 
 @recipe(family="xgen_mm", scale="paper", needs="1M instructions over crops at any resolution")
 def xgen_mm_finetune_paper() -> Run:
     """One epoch of instructions."""
-    run = replace(xgen_mm_pretrain_paper(), after="xgen_mm_pretrain_paper", steps=1_000_000 // 128, batch_size=128)
+    run = replace(xgen_mm_pretrain_paper(), after="xgen_mm_pretrain_paper", model=Preset(name="xgen_mm_phi3_mini"))
+    run = replace(run, steps=1_000_000 // 128, batch_size=128)
     groups = (Group(learning_rate=2e-5, weight_decay=0.0),)
     return replace(run, schedule=Cosine(warmup=2000 / run.steps), groups=groups)
 

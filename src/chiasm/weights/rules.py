@@ -182,6 +182,39 @@ class Join(Rule):
 
 
 @dataclass(frozen=True, slots=True)
+class Grown(Rule):
+    """Their vocabulary in two tensors, of which the first has rows that are never read; ours is what is read of both.
+
+    `stored` rows has the first, `read` of them count; the others are written as zeros.
+    """
+
+    theirs: tuple[str, str]
+    ours: str
+    stored: int
+    read: int
+
+    def patterns(self, side: Side) -> tuple[str, ...]:
+        """The patterns on one side."""
+        return self.theirs if side == "theirs" else (self.ours,)
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Join what is read."""
+        if tensors[0].shape[0] != self.stored:
+            raise CheckpointError("tensor_shape", f"{self.theirs[0]} has {tensors[0].shape[0]} rows, not {self.stored}")
+        return [torch.cat((tensors[0][: self.read], tensors[1]))]
+
+    def backward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Cut, and fill up."""
+        first, more = tensors[0][: self.read], tensors[0][self.read :]
+        return [torch.cat((first, first.new_zeros(self.stored - self.read, *first.shape[1:]))), more]
+
+    def prefixed(self, theirs: str, ours: str) -> Rule:
+        """The same rule inside a larger model."""
+        first, more = (theirs + name for name in self.theirs)
+        return replace(self, theirs=(first, more), ours=ours + self.ours)
+
+
+@dataclass(frozen=True, slots=True)
 class SplitTranspose(Split):
     """Their fused matrix stands input first: transposed, then cut into ours along the output."""
 

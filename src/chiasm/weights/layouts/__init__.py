@@ -30,6 +30,7 @@ NAMES = (
     "idefics",
     "kosmos2",
     "qwen_vl",
+    "xgen_mm",
     "qwen2_vl",
     "qwen2_5_vl",
     "internvl",

@@ -115,6 +115,8 @@ def decoder_dict(config: DecoderConfig) -> dict[str, Any]:
     """
     if not (config.rms_norm and config.gated) or config.parallel or config.rotary is None or config.positions:
         raise ConfigError("config_unpublished", "this decoder is none of the LLaMA family: no such class fits it")
+    if config.head_bias:
+        raise ConfigError("config_unpublished", "the output layer of the LLaMA family has no bias")
     qwen2 = config.qkv_bias and not config.out_bias
     if (qwen2 and config.mlp_bias) or (config.out_bias and not config.qkv_bias):
         raise ConfigError("config_unpublished", "no published LLaMA-like class has this combination of biases")
