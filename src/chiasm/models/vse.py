@@ -3,7 +3,8 @@
 A CNN's vector, normalised and projected, and the last state of a recurrent network over the words, in one space.
 Similarity is the cosine, or for order embeddings (Vendrov et al. 2016, eq. 3) −‖max(0, s − v)‖ between vectors whose
 entries are made positive: a caption stands above its picture. Trained by hinge losses (`objectives.hinge`): VSE sums
-over all wrong pairs, VSE++ takes the hardest.
+over all wrong pairs, VSE++ takes the hardest. A checkpoint may also hold VSE's decoder, which writes a caption from a
+place in the joint space and a sequence of kinds of words (`language.structured`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from chiasm.core.batch import Batch
+from chiasm.core.errors import CapabilityError
 from chiasm.core.registry import Family, register
 from chiasm.language.recurrent import RecurrentConfig, RecurrentEncoder
+from chiasm.language.structured import StructuredConfig
 from chiasm.models.assembly import Parts
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.miniature import tiny_tokenizer
@@ -33,11 +36,13 @@ class VseConfig:
     Attributes:
         vision, language: the towers.
         order: similarity by order, not by cosine.
+        writer: VSE's structure-conditioned decoder; None = none, as in what was published.
     """
 
     vision: VggConfig | ResNetConfig
     language: RecurrentConfig
     order: bool = False
+    writer: StructuredConfig | None = None
 
     def build(self) -> Vse:
         return Vse(self)
@@ -52,6 +57,7 @@ class Vse(nn.Module):
         self.vision: nn.Module = config.vision.build()
         self.language: RecurrentEncoder = config.language.build()
         self.vision_proj = nn.Linear(config.vision.output_dim, config.language.hidden_dim)
+        self.writer = None if config.writer is None else config.writer.build()
 
     def init_weights(self) -> None:
         """Xavier's uniform for the projection, as the reference."""
@@ -80,6 +86,16 @@ class Vse(nn.Module):
             return images @ texts.T
         squares = (texts[None] - images[:, None]).clamp(min=0).square().sum(-1)
         return -squares.clamp(min=1e-12).sqrt()  # the root has no gradient at 0
+
+    def write(self, places: torch.Tensor, kinds: torch.Tensor, start_id: int) -> torch.Tensor:
+        """Captions of places in the joint space, a picture's or a text's; see `StructuredWriter.write`.
+
+        Raises:
+            CapabilityError: the checkpoint has no such decoder.
+        """
+        if self.writer is None:
+            raise CapabilityError("capability_missing", "this VSE has no writer: what was published only embeds")
+        return self.writer.write(places, kinds, start_id)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(I, B) similarities of a batch's pictures and texts."""

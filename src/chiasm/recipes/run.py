@@ -129,6 +129,7 @@ class Source:
         images: folder that pictures are looked for in, beside the data's own.
         columns: ``role=column`` each, for tables whose names can't be guessed: ``caption=alt``.
         skip: a skip list that `chiasm data check` wrote.
+        shuffled: share of the rows that get another row's captions: noise of a known amount.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Source:
     images: str | None = None
     columns: tuple[str, ...] = ()
     skip: str | None = None
+    shuffled: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,7 @@ from chiasm.core.samples import Dataset
 from chiasm.data.loader import BadRow, Loader, text_lengths
 from chiasm.data.mixtures import Mixture
 from chiasm.data.open import open_dataset
+from chiasm.data.shuffling import Shuffled
 from chiasm.models.model import Model
 from chiasm.nn.lora import add_lora
 from chiasm.recipes.run import Pretrained, Run, Source
@@ -202,7 +203,8 @@ def _loader(run: Run, model: Model, out: Path, world: World, tell: Tell) -> tupl
 
 def _open(source: Source) -> Dataset:
     columns = dict(each.partition("=")[::2] for each in source.columns)
-    return open_dataset(source.name, images=source.images, columns=columns or None, skip=source.skip)
+    dataset = open_dataset(source.name, images=source.images, columns=columns or None, skip=source.skip)
+    return Shuffled(dataset, source.shuffled) if source.shuffled else dataset
 
 
 def save_adapter(model: Model, folder: Path, run: Run) -> None:

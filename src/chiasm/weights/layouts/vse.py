@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from chiasm.core.errors import ConfigError
 from chiasm.language.recurrent import RecurrentConfig
 from chiasm.models.vse import VseConfig
 from chiasm.vision.cnn import ResNetConfig, VggConfig
@@ -28,7 +29,13 @@ def config_from(config: Mapping[str, Any]) -> VseConfig:
 
 
 def config_to(config: VseConfig) -> dict[str, Any]:
-    """The inverse of `config_from`."""
+    """The inverse of `config_from`.
+
+    Raises:
+        ConfigError: a decoder, which nobody published.
+    """
+    if config.writer is not None:
+        raise ConfigError("config_unpublished", "VSE's published layout has no decoder")
     return authors.write_own(NAME, config)
 
 
