@@ -436,3 +436,56 @@ def test_pictures_in_hand_are_bounded_and_given_back(folders: dict[str, Path], t
     status, _, answer = small.ask("POST", "/v1/embeddings", {**one, "input": one["input"] * 2})
     assert (status, answer["error"]["code"]) == (429, "engine_busy")
     assert small.ask("POST", "/v1/embeddings", one)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"a" * 400_000,
+        b"GET /health HTTP/1.1\r\n" + b"X: y\r\n" * 90_000,
+        b"\x16\x03\x01\x02\x00 TLS, or something",
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost : 127.0.0.1\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_refused_and_the_connection_ends(live: Live, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", live.port), 10) as peer:
+        with contextlib.suppress(ConnectionError):
+            peer.sendall(sent + b"\r\n\r\n")
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := peer.recv(65_536):
+                answer += piece
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 501")) and answer.count(b"HTTP/1.1") == 1
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "http_malformed"
+
+
+def test_a_body_hides_no_second_request(live: Live) -> None:
+    hidden = b"0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", live.port), 10) as peer:
+        peer.sendall(head + b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % len(hidden) + hidden)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := peer.recv(65_536):
+                answer += piece
+    assert b"chiasm_requests" not in answer and answer.count(b"HTTP/1.1") == 1
+
+
+def test_requests_in_hand_are_counted_and_health_is_beyond_them(folders: dict[str, Path], tmp_path: Path) -> None:
+    hosts = {"clip": LocalHost(BatchingEngine(chiasm.load(str(folders["clip"]))))}
+    small = Live(hosts, Settings(max_requests=2), tmp_path)
+    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    peers = [socket.create_connection(("127.0.0.1", small.port), 10) for _ in range(2)]
+    for peer in peers:
+        peer.sendall(head)
+    until(lambda: small.ask("GET", "/v1/models")[0] == 503)
+    status, headers, answer = small.ask("GET", "/v1/models")
+    assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "engine_busy", "1")
+    assert small.ask("GET", "/health")[0] == 200
+    for peer in peers:
+        peer.close()
+    until(lambda: small.ask("GET", "/v1/models")[0] == 200)

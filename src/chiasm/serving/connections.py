@@ -6,10 +6,13 @@ uvicorn's protocol over h11, the strict parser, with two clocks more than it has
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from chiasm.serving.faults import Fault
 
 HEAD_SECONDS = 10.0  # for a request's line and headers, from the connection or the first byte on
 READER_SECONDS = 60.0  # for a client to take what was written to it
@@ -37,6 +40,15 @@ class PatientNoLonger(H11Protocol):
         """Bytes came."""
         super().data_received(data)
         self._watch_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that this isn't HTTP, in the form of every other refusal, and hang up."""
+        fault = Fault(400, "http_malformed", "the request is not valid HTTP, or its head is too long")
+        body = json.dumps(fault.document()).encode()
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """The client takes nothing more for now."""

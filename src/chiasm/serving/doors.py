@@ -30,7 +30,7 @@ class Doors:
     def __init__(self, inner: ASGIApp, settings: Settings, posting: frozenset[str]) -> None:
         self.inner, self.settings, self.posting = inner, settings, posting
         self._key = None if settings.api_key is None else _digest(settings.api_key.encode())
-        self._buffered = 0
+        self._buffered = self._inside = 0
         self.store = Store(settings.max_held)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,36 +38,47 @@ class Doors:
         if scope["type"] != "http":
             await self.inner(scope, receive, send)
             return
-        body = bytearray()
+        body, share = bytearray(), Share(self.store)
+        scope["chiasm.share"] = share
+        self._inside += 1
+        try:
+            if await self._admitted(scope, receive, send, body):
+                await self.inner(scope, _replayed(bytes(body), receive), send)
+        finally:
+            share.close()
+            self._buffered -= len(body)
+            self._inside -= 1
+
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send, body: bytearray) -> bool:
+        """Read the body into `body`, or answer why not."""
         try:
             headers = {name.lower(): value for name, value in scope["headers"]}
+            if b"content-length" in headers and b"transfer-encoding" in headers:
+                # A proxy that goes by the one would see other requests than we, who go by the other.
+                raise Fault(400, "http_malformed", "the request tells the length of its body in two ways")
             self._check(scope, headers)
             if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
                 self._check_kind(scope, headers)
                 self._check_announced(headers)
                 await asyncio.wait_for(self._receive(receive, body), self.settings.body_seconds)
                 self._check_form(body)
+            return True
         except Fault as fault:
             # The rest of the body isn't read: the connection can't be used again.
             response = fault.response()
             response.headers["Connection"] = "close"
             await response(scope, receive, send)
-            return
         except TimeoutError:
             what = f"the body did not come within {self.settings.body_seconds:g} seconds"
             await Fault(408, "body_too_slow", what, None, {"Connection": "close"}).response()(scope, receive, send)
-            return
         except ConnectionResetError:
-            return
-        finally:
-            self._buffered -= len(body)
-        scope["chiasm.share"] = share = Share(self.store)
-        try:
-            await self.inner(scope, _replayed(bytes(body), receive), send)
-        finally:
-            share.close()
+            pass
+        return False
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        if self._inside > self.settings.max_requests and scope["path"] not in OPEN_ROUTES:
+            what = f"{self.settings.max_requests} requests are in hand, which is the limit"
+            raise Fault(503, "engine_busy", what, None, {"Retry-After": "1"})
         if self.settings.hosts:
             host = headers.get(b"host", b"").decode("latin-1").lower()
             if re.sub(r":\d+$", "", host) not in self.settings.hosts:
@@ -99,7 +110,7 @@ class Doors:
             if len(body) + len(piece) > self.settings.max_body:
                 raise self._too_large()
             if self._buffered + len(piece) > self.settings.max_buffered:
-                raise Fault(429, "engine_busy", "too many bodies are being received", None, {"Retry-After": "1"})
+                raise Fault(429, "engine_busy", "the requests in hand hold too many bytes", None, {"Retry-After": "1"})
             body += piece
             self._buffered += len(piece)
             if not message.get("more_body"):

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,6 +86,18 @@ class _Listener(uvicorn.Server):
                 signal.signal(kind, handler)
 
 
+def _allow_many_connections() -> None:
+    """Slow clients hold a file each until they are given up; the usual 1024 would lock everyone else out."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def listen(
     app: Any,
     host: str,
@@ -92,7 +105,6 @@ def listen(
     *,
     ready_file: Path | None = None,
     on_url: Callable[[str], None] = lambda url: None,
-    max_connections: int = 1024,
     grace_seconds: float = 10.0,
 ) -> None:
     """Serve until SIGTERM or SIGINT; replies in the making are finished first, for up to `grace_seconds`.
@@ -103,7 +115,6 @@ def listen(
         port: 0 = any free one.
         ready_file: appears, whole, once requests are answered, and goes with the server.
         on_url: told the URL at the same time.
-        max_connections: beyond which connections get 503.
         grace_seconds: for replies in the making.
 
     Raises:
@@ -127,13 +138,13 @@ def listen(
             os.replace(partial, ready_file)
         on_url(url)
 
+    _allow_many_connections()
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=max_connections,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=max(1, round(grace_seconds)),
         ws="none",

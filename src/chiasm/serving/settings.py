@@ -48,7 +48,8 @@ class Settings:
         media_folder: the folder under which local files may be named; None = none.
         hosts: values of the Host header that are answered; empty = any.
         max_body: bytes of a request's body.
-        max_buffered: bytes of all bodies that are being received.
+        max_buffered: bytes of the bodies of all requests in hand.
+        max_requests: requests in hand, whatever they ask for.
         max_depth: nesting of a request's JSON.
         max_values: values of a request's JSON, which is read where everyone waits.
         max_text: characters of a request's texts altogether; a tokenizer that reads for seconds holds everyone up.
@@ -68,7 +69,8 @@ class Settings:
     media_folder: Path | None = None
     hosts: tuple[str, ...] = ()
     max_body: int = 64 * 2**20
-    max_buffered: int = 256 * 2**20
+    max_buffered: int = 512 * 2**20
+    max_requests: int = 1024
     max_depth: int = 32
     max_values: int = 200_000
     max_text: int = 200_000
