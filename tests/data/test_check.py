@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 from tests.data.broken_shards import Piece, build, picture
 from tests.gallery import encoded, rgb
 
+from chiasm.core.errors import DataError
 from chiasm.data.check import Report, check
 from chiasm.data.looking import Looker
 from chiasm.data.open import open_dataset
@@ -254,5 +255,8 @@ def test_what_looks_like_data_and_is_none(tmp_path: Path) -> None:
     ] * 3
     asked = [{"image": "a.png", "question": f"{n}?", "choices": ["x", "y"], "answer": n} for n in (0, 1, 2)]
     assert codes(check(open_dataset(str(lines(tmp_path / "c.jsonl", asked))), Looker())) == [(2, "answer_missing")]
+    (tmp_path / "e.csv").write_text("image;caption\na.png;fine\n")
+    with pytest.raises(DataError, match="format_unknown.*between ';'"):
+        open_dataset(str(tmp_path / "e.csv"))
     pq.write_table(pa.table({"image": [picture(2), b""], "caption": ["a", "b"]}), tmp_path / "d.parquet")
     assert codes(check(open_dataset(str(tmp_path / "d.parquet")), Looker())) == [(1, "picture_empty")]

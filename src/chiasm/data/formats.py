@@ -106,11 +106,10 @@ def shape_of(record: Mapping[str, Any], where: str, columns: Mapping[str, str] |
     fitting = special or [shape for shape in shapes if shape.general and (columns or shape.fits(record))]
     seen = ", ".join(map(repr, record)) or "none"
     if not fitting:
-        raise DataError(
-            "format_unknown",
-            f"{where} has rows of no known form; its columns are {seen}",
-            hint="name them: --column image=NAME --column caption=NAME",
-        )
+        hint = "name them: --column image=NAME --column caption=NAME"
+        if len(record) == 1 and (mark := next((m for m in ";|\t" if m in next(iter(record))), None)):
+            hint = f"its fields seem to stand between {mark!r}: write commas in a .csv, tabs in a .tsv"
+        raise DataError("format_unknown", f"{where} has rows of no known form; its columns are {seen}", hint=hint)
     if len(fitting) > 1:
         names = " and as ".join(shape.name for shape in fitting)
         raise DataError("format_ambiguous", f"{where} can be read as {names}; its columns are {seen}")

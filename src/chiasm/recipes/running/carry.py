@@ -182,7 +182,9 @@ def _alone(out: Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    break  # a file system without locks holds nobody
                 if time.monotonic() > deadline:
                     what = f"another process trains in {out}, for more than {PATIENCE:g} s by now"
                     raise ConfigError("run_busy", what, hint="wait for it, end it, or another --out") from None
