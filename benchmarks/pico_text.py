@@ -23,7 +23,7 @@ from chiasm.language.decoder import Decoder
 from chiasm.processing.tokenizer import Tokenizer
 from chiasm.weights.frozen import pico_text
 
-PER_TASK = 200
+PER_TASK = 100
 
 
 def answered(decoder: Decoder, tokenizer: Tokenizer, document: Document) -> bool:

@@ -65,10 +65,22 @@ def collect(asked: Comparison, plan: Mapping[str, Any], out: Path) -> list[dict[
                 "seconds": round(float(np.mean(seconds)), 1),
                 "peak_bytes": max(usage["peak_bytes"] for usage in usages),
                 "tasks": tasks,
+                "kinds": {task: _kinds([result["chiasm"][task]["kinds"] for result in results]) for task in tasks},
                 "skipped": results[0]["skipped"],
             }
         )
     return rows
+
+
+def _kinds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """For each kind of question its number and the means over seeds of the score and the blind score."""
+    return {
+        kind: {
+            "n": told["n"],
+            **{c: float(np.mean([run[kind][c] for run in runs])) for c in ("seen", "blind") if c in told},
+        }
+        for kind, told in runs[0].items()
+    }
 
 
 def _over_seeds(runs: Sequence[Scored]) -> dict[str, Any]:
@@ -124,6 +136,13 @@ def text_table(table: Mapping[str, Any]) -> str:
                     f"{row['recipe']:<{wide}} {task:<14} {name:<14} {scale * told['seen']['value']:>7.1f} {spread:>13} "
                     f"{scale * told['blind']['value']:>7.1f} {scale * told['over_blind']['difference']:>+7.1f} {cost}"
                 )
+        for task, kinds in row["kinds"].items():
+            told = ", ".join(
+                f"{kind} {100 * each['seen']:.1f} ({100 * each['blind']:.1f})"
+                for kind, each in kinds.items()
+                if "blind" in each
+            )
+            lines += [f"{row['recipe']:<{wide}} {task:<14} by kind, blind in brackets: {told}"] if told else []
         lines += [f"{row['recipe']:<{wide}} {task:<14} skipped: {why}" for task, why in row["skipped"].items()]
     return "\n".join(lines)
 

@@ -71,7 +71,7 @@ def smollm2() -> tuple[Decoder, Tokenizer]:
 
 
 def pico_text() -> tuple[Decoder, Tokenizer]:
-    """The pico language model, 4.7 million parameters, float32, nothing in it trainable, and its tokenizer.
+    """The pico language model, 2.2 million parameters, float32, nothing in it trainable, and its tokenizer.
 
     Raises:
         CheckpointError: this package was built without it, or its file is broken.

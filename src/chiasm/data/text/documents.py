@@ -8,63 +8,77 @@ told, so held-out wordings, pairs and words stay unknown to it, and no answer is
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from chiasm.core.messages import ImagePart, TextPart, VideoPart
 from chiasm.core.samples import Sample
 from chiasm.data.packs import load_pack
-from chiasm.data.text.quiz import drill, quiz
+from chiasm.data.text.quiz import drill, lookups, quiz
 from chiasm.data.text.wordnet import Entry, entries
 from chiasm.data.worlds.director import Director, World, invented
 from chiasm.data.worlds.phrases import EVERY
-from chiasm.data.worlds.stage import Stage
+from chiasm.data.worlds.stage import Actor, Stage, listed
 from chiasm.data.worlds.tasks.reading import Chart
+from chiasm.data.worlds.vocabulary import nouns
 from chiasm.data.worlds.world import Scenes
 
 # How often each task is told, beside the others.
 TOLD = {
-    "naming": 3, "position": 1, "counting": 3, "attribute": 2, "comparison": 4, "yes_no": 1, "negation": 2,
-    "describe": 3, "captions": 4, "dialogue": 2, "text": 1, "charts": 1, "small": 1, "pairs": 2, "odd_one_out": 1,
-    "entailment": 2, "few_shot": 3, "video": 1, "temporal": 1, "boxes": 1, "referring": 1, "points": 1,
+    "naming": 8, "position": 6, "counting": 8, "attribute": 8, "comparison": 6, "yes_no": 5, "negation": 4,
+    "describe": 6, "captions": 4, "dialogue": 6, "few_shot": 6, "entailment": 2, "pairs": 2, "odd_one_out": 1,
+    "text": 1, "charts": 1, "small": 1, "video": 1, "temporal": 1, "boxes": 1, "referring": 1, "points": 1,
 }  # fmt: skip
 _WHAT = ("What is {a}?", "What does {w} mean?", "Define {w}.")
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """A piece of a document; `role` is None for plain text, and `shown` stands where visual tokens will."""
+    """A piece of a document.
+
+    Attributes:
+        role: whose turn it is; None = plain text.
+        text: what is said.
+        shown: stands before it, where visual tokens will.
+        learned: whether the text is worth predicting, where it's plain text or an answer.
+    """
 
     role: str | None
     text: str
     shown: str = ""
+    learned: bool = True
 
 
 Document = tuple[Speech, ...]
 
 
-def documents(seed: int, definitions: int, scenes: int, quizzes: int, drills: int) -> list[Document]:
+def documents(seed: int, counts: Mapping[str, int]) -> list[Document]:
     """All documents, in a fixed random order.
 
     Args:
         seed: of the order and of the scenes.
-        definitions: synsets at most.
-        scenes: samples of the generated world.
-        quizzes: scenes with many questions each.
-        drills: scenes whose words are said again.
+        counts: how many there are of each kind: ``definitions`` (synsets), ``scenes`` (samples of the generated world),
+            ``quizzes`` (scenes with many questions each), ``lookups`` and ``checks`` (scenes with keys to look up, in
+            the latter whether something is there, too), ``drills`` (scenes whose words are said again), ``bindings``
+            (new names bound by examples).
 
     Raises:
         SourceError: a package that can't be fetched.
     """
     rng = random.Random(f"documents {seed}")
-    found = [*_defined(rng, definitions), *_captioned(), *_told(seed, scenes)]
-    found += [*_quizzed(seed, quizzes), *_drilled(seed, drills)]
+    plain = [entry for entry in entries() if _plain(entry)]
+    found = [*_defined(rng, plain, counts["definitions"]), *_captioned(), *_told(seed, counts["scenes"])]
+    found += [*_quizzed(seed, counts["quizzes"]), *_drilled(seed, counts["drills"])]
+    found += [
+        *_looked_up(seed, counts["lookups"], False),
+        *_looked_up(seed, counts["checks"], True),
+        *_bound(seed, plain, counts["bindings"]),
+    ]
     rng.shuffle(found)
     return found
 
 
-def _defined(rng: random.Random, count: int) -> Iterator[Document]:
-    plain = [entry for entry in entries() if _plain(entry)]
+def _defined(rng: random.Random, plain: list[Entry], count: int) -> Iterator[Document]:
     for entry in rng.sample(plain, min(count, len(plain))):
         word, rest = entry.words[0], ""
         if len(entry.words) > 1:
@@ -107,10 +121,11 @@ def _told(seed: int, count: int) -> Iterator[Document]:
 def _quizzed(seed: int, count: int) -> Iterator[Document]:
     world = World(seed=8_000_000 + seed)
     for index in range(count):
-        stage, asked = quiz(Director(world, "train", index, "quiz"))
+        director = Director(world, "train", index, "quiz")
+        stage, asked = quiz(director)
         speeches: list[Speech] = []
         for question, answer in asked:
-            shown = "" if speeches else f"{stage.words()}."
+            shown = "" if speeches else in_other_words(stage, director.rng)
             speeches += [Speech("user", question, shown), Speech("assistant", answer)]
         yield tuple(speeches)
 
@@ -120,6 +135,59 @@ def _drilled(seed: int, count: int) -> Iterator[Document]:
     for index in range(count):
         stage, question, answer = drill(Director(world, "train", index, "drill"))
         yield Speech("user", question, f"{stage.words()}."), Speech("assistant", answer)
+
+
+def _looked_up(seed: int, count: int, presence: bool) -> Iterator[Document]:
+    world = World(seed=(12_000_000 if presence else 10_000_000) + seed)
+    for index in range(count):
+        director = Director(world, "train", index, "lookup")
+        stage, pairs = lookups(director, presence)
+        speeches = [Speech(None, "Look up.", in_other_words(stage, director.rng), learned=False)]
+        for key, value in pairs:
+            speeches += [Speech(None, key, learned=False), Speech(None, f"{value}.")]
+        yield tuple(speeches)
+
+
+def _bound(seed: int, plain: list[Entry], count: int) -> Iterator[Document]:
+    """Names of no meaning bound to things by examples; half of the things are of the world, half any noun."""
+    known = {noun.name for noun in nouns()}
+    words = [e.words[0] for e in plain if e.part == "noun" and e.words[0].isalpha() and e.words[0] not in known]
+    world = World(seed=11_000_000 + seed)
+    for index in range(count):
+        director = Director(world, "train", index, "binding")
+        rng = director.rng
+        ways = rng.randint(2, 4)
+        names = rng.sample(invented(False) if director.coin() else words, ways)
+        things = [noun.name for noun in director.names(ways)] if director.coin() else rng.sample(words, ways)
+        speeches: list[Speech] = []
+        met: set[int] = set()
+        for _ in range(rng.randint(ways + 1, 10)):
+            which = rng.randrange(ways)
+            rng.shuffle(order := list(names))
+            asked = rng.choice(("What is this?", f"Is this {listed([f'a {name}' for name in order], 'or')}?"))
+            shown = rng.choice(("a {} in the center.", "a picture of a {}.", "{}.")).format(things[which])
+            speeches += [Speech("user", asked, shown), Speech("assistant", names[which], learned=which in met)]
+            met.add(which)
+        yield tuple(speeches)
+
+
+def in_other_words(stage: Stage, rng: random.Random) -> str:
+    """A picture's things in any order, in sentences or in the barest words: a picture will not be told in sentences.
+
+    Args:
+        stage: the picture; nothing is said of sizes.
+        rng: chooses.
+    """
+    elements = list(stage.elements)
+    rng.shuffle(elements)
+    how = rng.random()
+    if how < 0.6:
+        words = replace(stage, elements=tuple(elements)).words()
+        return f"{words}." if how < 0.45 else f"a picture of {words}."
+    first, joint = rng.random() < 0.5, rng.choice((". ", ", ", " "))
+    actors = [element for element in elements if isinstance(element, Actor)]
+    said = [f"{stage.cell(a)}: {a.phrase}" if first else f"{a.phrase} {stage.cell(a)}" for a in actors]
+    return f"{joint.join(said)}."
 
 
 def told(sample: Sample, rng: random.Random) -> Document:
@@ -167,5 +235,7 @@ def _sentence(text: str) -> str:
 def spellings() -> Iterator[str]:
     """Words that only tests use: a tokenizer must be able to spell them well, though no text was trained on them."""
     yield from invented(True)
+    for noun in nouns():
+        yield from (f"{noun.name} {noun.plural}",) * 20  # every name is one piece, if a word
     for phrases in EVERY.values():
         yield from phrases.held_out

@@ -1,6 +1,6 @@
-"""Many questions about one told scene, and its words said again in another order.
+"""Many questions about one told scene, keys to look up in it, and its words said again in another order.
 
-Both teach a small language model more for each token that it reads than single questions do: nearly every token of a
+All teach a small language model more for each token that it reads than single questions do: nearly every token of a
 drill's answer has to be copied from the words before it, which is what answering begins with.
 """
 
@@ -41,6 +41,36 @@ def drill(director: Director) -> tuple[Stage, str, str]:
         "List every colour.": [f"{a.colour}: {a.name}, {cell}" for a, cell in zip(actors, cells, strict=True)],
     }[how]
     return stage, how, ". ".join(said) + "."
+
+
+def lookups(director: Director, presence: bool) -> tuple[Stage, list[tuple[str, str]]]:
+    """A scene of one to five different things, and what is found under keys: of a thing, of a colour, of a place.
+
+    Args:
+        director: makes the choices.
+        presence: half of the keys ask whether something is there, the others mostly for colours.
+
+    Returns:
+        The stage, and (key, value) pairs; a key may come again.
+    """
+    rng = director.rng
+    names, colours = director.coloured_names(rng.randint(1, 5) + 1)
+    actors = director.actors(names[:-1], colours[:-1], director.edges(len(names) - 1, 0.15, 0.3), apart=True)
+    stage = director.stage(actors)
+    found = []
+    for _ in range(rng.randint(6, 14)):
+        actor = rng.choice(actors)
+        name, cell, colour = actor.name, stage.cell(actor), actor.colour or ""
+        keys = [(f"{name} colour", colour), (f"{colour} thing", name), (f"{cell} thing", name), (f"{name} place", cell)]
+        if presence:
+            there = director.coin()
+            absent = rng.choice(colours[:-1] if len(actors) > 1 else colours[-1:])
+            wrong = f"{absent if absent != colour else colours[-1]} {name}"
+            asked = (f"{actor.phrase if there else wrong} there", YES_NO[not there])
+            plain = (f"{name if there else names[-1].name} there", YES_NO[not there])
+            keys = [*keys, keys[0], keys[0], asked, plain, plain, plain]
+        found.append(rng.choice(keys))
+    return stage, found
 
 
 def quiz(director: Director) -> tuple[Stage, list[tuple[str, str]]]:

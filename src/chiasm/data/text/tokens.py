@@ -9,8 +9,8 @@ is read from: a small model copies pieces long before it learns which two pieces
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-import numpy as np
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
@@ -19,6 +19,7 @@ from chiasm.processing.tokenizer import Tokenizer
 
 END, START, STOP, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
 ANSWER_WEIGHT = 8  # a token of an answer about a picture counts as much as so many others: it is what the model is for
+SMALL_WEIGHT = 1  # plain text
 _LINE = Regex(r"\n(?=[^\n])")  # a line that goes on: what ends with a break, as an open turn does, gets no space
 
 
@@ -47,7 +48,8 @@ def learn_tokenizer(documents: Iterable[Document], size: int, more: Iterable[str
         show_progress=False,
     )
     texts = (text for document in documents for speech in document for text in (speech.shown, speech.text) if text)
-    backend.train_from_iterator([*texts, *more], trainer)
+    turns = ["user\n", "assistant\n", "\n"] * 4000  # what stands around every turn is a piece or two
+    backend.train_from_iterator([*texts, *turns, *more], trainer)
     return wrapped(backend)
 
 
@@ -56,53 +58,65 @@ def wrapped(backend: Backend) -> Tokenizer:
     return Tokenizer(backend, named={"eos_token": STOP, "pad_token": END})
 
 
-def encode(document: Document, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """One document as ids with their weights: answers about pictures weigh `ANSWER_WEIGHT`, the rest 1.
+class Encoded(NamedTuple):
+    """A document in tokens, three lists of equal length.
+
+    Attributes:
+        ids: of tokens.
+        weights: how much predicting each token counts: `ANSWER_WEIGHT` in what is said about a picture, `SMALL_WEIGHT`
+            in what is said without one, 0 in questions and in a picture's words, which nobody can predict.
+        shown: whether the token stands where visual tokens will.
+    """
+
+    ids: list[int]
+    weights: list[int]
+    shown: list[bool]
+
+
+def encode(document: Document, tokenizer: Tokenizer, known: dict[str, list[int]] | None = None) -> Encoded:
+    """One document as tokens, ended by the end-of-text token.
 
     Args:
         document: what to encode.
         tokenizer: knows the control tokens.
-
-    Returns:
-        (T,) ids and (T,) weights, ended by the end-of-text token.
+        known: texts whose pieces are known; grows. Questions and answers come again and again.
     """
-    ids: list[int] = []
-    weights: list[int] = []
+    known = {} if known is None else known
 
-    def add(new: Sequence[int], weight: int = 1) -> None:
-        ids.extend(new)
-        weights.extend([weight] * len(new))
+    def pieces(text: str) -> list[int]:
+        found = known.get(text)
+        if found is None:
+            found = known[text] = tokenizer.encode(text)
+        return found
+
+    found = Encoded([], [], [])
+
+    def add(new: Sequence[int], weight: int = 0, shown: bool = False) -> None:
+        found.ids.extend(new)
+        found.weights.extend([weight] * len(new))
+        found.shown.extend([shown] * len(new))
 
     start, stop, end = (tokenizer.token_to_id(token) for token in (START, STOP, END))
     assert start is not None and stop is not None and end is not None
     seeing = any(speech.shown for speech in document)
     for speech in document:
+        worth = 0 if not speech.learned else ANSWER_WEIGHT if seeing else SMALL_WEIGHT
         if speech.role is None:
-            add(tokenizer.encode(speech.text))
+            add(pieces(speech.shown) if speech.shown else (), shown=True)
+            add(pieces(speech.text), worth)
             continue
         add([start])
         if speech.role == "assistant":
-            head, whole = tokenizer.encode("assistant\n"), tokenizer.encode(f"assistant\n{speech.text}")
+            head, whole = pieces("assistant\n"), pieces(f"assistant\n{speech.text}")
             assert whole[: len(head)] == head
             add(head)
-            add([*whole[len(head) :], stop], ANSWER_WEIGHT if seeing else 1)
+            add([*whole[len(head) :], stop], worth)
         elif speech.shown:
-            add(tokenizer.encode(f"{speech.role}\n"))
-            add(tokenizer.encode(speech.shown))
-            add([*tokenizer.encode(speech.text), stop])
+            add(pieces(f"{speech.role}\n"))
+            add(pieces(speech.shown), shown=True)
+            add([*pieces(speech.text), stop])
         else:
-            add([*tokenizer.encode(f"{speech.role}\n{speech.text}"), stop])
-        add(tokenizer.encode("\n"))
-    add([end])
-    return ids, weights
-
-
-def line_up(documents: Iterable[Document], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """All documents one after the other: (n,) ids (uint16) and (n,) weights (uint8)."""
-    ids: list[int] = []
-    weights: list[int] = []
-    for document in documents:
-        more, weighed = encode(document, tokenizer)
-        ids += more
-        weights += weighed
-    return np.array(ids, np.uint16), np.array(weights, np.uint8)
+            add([*pieces(f"{speech.role}\n{speech.text}"), stop])
+        add(pieces("\n"))
+    add([end], 0 if seeing else SMALL_WEIGHT)
+    return found

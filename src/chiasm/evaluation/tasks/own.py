@@ -74,7 +74,9 @@ def _caption(prompt: str) -> Callable[[Sample], Item]:
         shown = tuple(sample.conversation.images())
         if len(shown) != 1:
             raise DataError("picture_missing", f"the row has {len(shown)} pictures, a caption has 1")
-        parts = (*shown, TextPart(prompt)) if prompt else shown
+        first = sample.conversation.messages[0]
+        words = prompt or (first.text.strip() if first.role == "user" else "")  # a row may ask for its caption itself
+        parts = (*shown, TextPart(words)) if words else shown
         return Item(key=sample.key, conversation=Conversation((Message("user", parts),)), references=sample.captions)
 
     return make
