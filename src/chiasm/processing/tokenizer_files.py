@@ -70,6 +70,7 @@ def read_folder(folder: str | Path) -> Tokenizer:
                 "tokenizer_missing",
                 f"{folder} holds 0 of the 6 known tokenizer files (tokenizer.json, vocab.json, vocab.txt, "
                 "tokenizer.model, spiece.model, qwen.tiktoken)",
+                hint="copy its language model's into the folder (CogVLM's is lmsys/vicuna-7b-v1.5's)",
             )
     except CheckpointError:
         raise
