@@ -98,18 +98,22 @@ def test_boxes_are_asked_for_and_written_as_the_family_does() -> None:
     sample = Scenes("train", ["places"], 3)[1]
     style = family("qwen_vl").places
     assert style is not None
-    talk = located(sample, style, processor).conversation
     size = sample.conversation.messages[0].parts[0].source.size
-    for asked, answered in zip(talk.messages[::2], talk.messages[1::2], strict=True):
+    plan: ImagePlan = processor.image_processor.plan(size)
+    asked_for = set()
+    for one in located(sample, style, processor):
+        asked, answered = one.conversation.messages
         phrase = asked.text.removeprefix("Locate ").removesuffix(".")
+        asked_for.add(phrase)
         wanted = [marked["box"] for marked in sample.annotations["boxes"] if marked["phrase"] == phrase]
-        plan: ImagePlan = processor.image_processor.plan(size)
         read = [place.box for place in style.read(answered.text, plan).places]
         assert len(read) == len(wanted)
         for box, true in zip(read, wanted, strict=True):
             assert max(abs(a - b) for a, b in zip(box, true, strict=True)) <= max(size) / 1000 + 1e-6
+    assert asked_for == {marked["phrase"] for marked in sample.annotations["boxes"]}
     batch = Grounded(family="qwen_vl").build(processor)([sample])
     assert batch.labels is not None and (batch.labels >= 0).any()
+    assert batch.segments is not None and len(batch.plans) == 1  # blind to each other, over one picture
     bare = Sample(
         key="x",
         conversation=Conversation((Message("user", (ImagePart(Image.new("RGB", (8, 8))),)),)),

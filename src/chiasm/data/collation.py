@@ -75,20 +75,25 @@ class Answers(Conversations):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grounded(Conversations):
-    """Where things are, asked for and written as a family does: a turn for each phrase of a sample's `boxes`.
+    """Where things are, asked for and written as a family does: a conversation for each phrase of a sample's `boxes`.
+
+    They share their picture in packed rows and are blind to each other: in turns of one conversation, a box that was
+    asked for before under another name would be copied, not found.
 
     Attributes:
         family: whose spelling of places is learned.
+        pack: tokens of a row.
     """
 
     family: str
+    pack: int | None = 512
 
     def build(self, processor: Any) -> Collate:
         style = known_family(self.family).places
         if style is None:
             raise ConfigError("capability_missing", f"{self.family} writes no places", hint="chiasm models")
         collate = Conversations(pack=self.pack).build(processor)
-        return lambda samples: collate([located(sample, style, processor) for sample in samples])
+        return lambda samples: collate([one for sample in samples for one in located(sample, style, processor)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,8 +134,8 @@ def asked(sample: Sample, question: str) -> Sample:
     return replace(sample, conversation=Conversation(messages))
 
 
-def located(sample: Sample, style: PlaceStyle, processor: Any) -> Sample:
-    """The sample as a conversation that asks for each phrase of its boxes, answered in a family's spelling.
+def located(sample: Sample, style: PlaceStyle, processor: Any) -> list[Sample]:
+    """The sample once for each phrase of its boxes, asked for and answered in a family's spelling.
 
     Raises:
         PromptError: the sample has no boxes, or no picture.
@@ -144,12 +149,12 @@ def located(sample: Sample, style: PlaceStyle, processor: Any) -> Sample:
     size = getattr(shown, "size", None)  # a generated picture's is known before it is drawn
     pictures = processor.image_processor
     plan = pictures.plan(size if isinstance(size, tuple) else pictures.read(shown).size)
-    messages: list[Message] = []
+    samples = []
     for phrase, places in found.items():
-        question = (TextPart(style.question.format(phrase=phrase)),)
-        messages.append(Message("user", question if messages else (ImagePart(shown), *question)))
-        messages.append(Message("assistant", (TextPart(style.write(places, plan)),)))
-    return replace(sample, conversation=Conversation(tuple(messages)))
+        asked = Message("user", (ImagePart(shown), TextPart(style.question.format(phrase=phrase))))
+        answered = Message("assistant", (TextPart(style.write(places, plan)),))
+        samples.append(replace(sample, conversation=Conversation((asked, answered))))
+    return samples
 
 
 def picture(sample: Sample) -> Any:
