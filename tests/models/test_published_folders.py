@@ -1,4 +1,5 @@
-"""Every published size of the high-resolution families at tiny width: saved, loaded, asked, saved back, proved."""
+"""Published sizes of the high-resolution and the bridged families at tiny width: saved, loaded, asked, saved back,
+proved."""
 
 from __future__ import annotations
 
@@ -18,11 +19,16 @@ from chiasm.weights.golden import check_golden, write_golden
 from chiasm.weights.layouts import layout_of
 from chiasm.weights.load import _writer, initialise
 
-NAMES = ("qwen2_vl", "qwen2_5_vl", "internvl", "kimi_vl", "molmo", "cogvlm", "xcomposer")
+NAMES = (
+    "qwen2_vl", "qwen2_5_vl", "internvl", "kimi_vl", "molmo", "cogvlm", "xcomposer",
+    "blip2", "instructblip", "idefics", "kosmos", "qwen_vl", "xgen_mm",
+)  # fmt: skip
 # One of each wiring: sizes of a family that differ in width alone are the same here.
 SIZES = [
     "qwen2_vl_2b", "qwen2_5_vl_7b", "internvl2_1b", "internvl2_26b", "kimi_vl_a3b", "molmo_e_1b", "molmo_7b_o",
     "molmo_7b_d", "cogvlm_17b_224", "cogvlm2_video_12b", "xcomposer2_4khd_7b",
+    "blip2_flan_t5_xl", "instructblip_vicuna_7b", "idefics_9b", "kosmos_2", "qwen_vl_7b",
+    "xgen_mm_phi3_mini",
 ]  # fmt: skip
 
 
@@ -36,6 +42,8 @@ def published(size: str) -> Model:
     if hasattr(small, "max_tiles"):
         small = replace(small, max_tiles=2)  # quick: a picture costs thousands of tokens otherwise
     slots = {"image_token_id": tokenizer.token_to_id(template.image_token)}
+    if hasattr(small, "stored_words"):
+        slots["stored_words"] = len(tokenizer)
     if hasattr(small, "video_token_id"):
         slots["video_token_id"] = tokenizer.token_to_id(template.video.token)
     small = replace(small, **slots, language=replace(small.language, vocab_size=len(tokenizer)))
@@ -57,9 +65,9 @@ def test_a_published_folder_loads_answers_saves_back_and_is_proved(size: str, tm
         batch = made.processor(talk)
         assert (made.module(batch) - model.module(batch)).abs().max() <= 1e-4
     model.save(tmp_path / "two")
-    names = {file.name for file in (tmp_path / "one").iterdir()}
-    assert names == {file.name for file in (tmp_path / "two").iterdir()}
-    for name in names:
+    one, two = ({f.relative_to(tmp_path / n) for f in (tmp_path / n).rglob("*") if f.is_file()} for n in ("one", "two"))
+    assert one == two
+    for name in one:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     write_golden(model, tmp_path / "one")
     assert check_golden(chiasm.load(tmp_path / "one"), tmp_path / "one").passed
