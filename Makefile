@@ -21,6 +21,9 @@ check: $(VENV)/.stamp-test .reference/.stamp
 
 bench: $(VENV)/.stamp-test
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/inference.py --record docs/performance.json
+	$(BIN)/python benchmarks/drawing.py docs/performance.json docs/performance.svg
+	$(BIN)/python benchmarks/quantized.py
 
 soak: $(VENV)/.stamp-test
 	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)

@@ -33,6 +33,7 @@ from chiasm.language.decoder import Decoder
 from chiasm.nn.storage import column_major
 from chiasm.weights.layouts import layout_for
 
+Side = Callable[[], torch.Tensor]
 Taken = tuple[float, float, float, float]  # seconds: ours, theirs; of processor time: ours, theirs
 PICTURES, NEW_TOKENS, TEXT_TOKENS = 16, 48, 32
 
@@ -66,8 +67,8 @@ def same_weights(theirs: Any) -> Any:
     return ours
 
 
-def picture_encoding() -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
-    """CLIP ViT-B/32: ours and theirs, each a function to time."""
+def clip_sides() -> tuple[Any, Side, Side]:
+    """CLIP ViT-B/32: our module, and ours and theirs as functions to time."""
     theirs = transformers.CLIPModel(transformers.CLIPConfig(projection_dim=512)).eval()
     ours = same_weights(theirs)
     pixels = torch.randn(PICTURES, 3, 224, 224)
@@ -77,7 +78,7 @@ def picture_encoding() -> tuple[Callable[[], torch.Tensor], Callable[[], torch.T
         features = getattr(features, "pooler_output", features)
         return features / features.norm(dim=-1, keepdim=True)
 
-    return lambda: ours.embed_images(pixels), reference
+    return ours, lambda: ours.embed_images(pixels), reference
 
 
 def llava_shaped(image: int = 112, layers: int = 30) -> tuple[Any, Any]:
@@ -108,32 +109,38 @@ def llava_shaped(image: int = 112, layers: int = 30) -> tuple[Any, Any]:
     return same_weights(theirs), theirs
 
 
-def decoding(new_tokens: int) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
-    """A LLaVA with a 135M language model: ours and theirs, each a function to time that gives the new ids."""
-    ours, theirs = llava_shaped()
-    slots = (112 // 16) ** 2
+def llava_sides(side: int = 112) -> tuple[Any, Callable[[int], Side], Callable[[int], Side]]:
+    """A LLaVA with a 135M language model, a prompt and a picture.
+
+    Args:
+        side: pixels of the picture's side.
+
+    Returns:
+        Our module; ours and theirs, each from a number of new tokens to a function to time that gives their ids.
+    """
+    ours, theirs = llava_shaped(side)
+    grid = side // 16
+    slots = grid**2
     ids = torch.randint(1, 49000, (1, slots + TEXT_TOKENS))
     ids[0, 8 : 8 + slots] = 49151
-    pixels, attend = torch.randn(1, 3, 112, 112), torch.ones_like(ids)
-    crop = Crop(resized=(112, 112), offset=(0, 0), size=(112, 112))
-    plan = ImagePlan(source=(112, 112), crops=(crop,), tokens=(7, 7), num_tokens=slots)
+    pixels, attend = torch.randn(1, 3, side, side), torch.ones_like(ids)
+    crop = Crop(resized=(side, side), offset=(0, 0), size=(side, side))
+    plan = ImagePlan(source=(side, side), crops=(crop,), tokens=(grid, grid), num_tokens=slots)
     batch = Batch(ids, attend.bool(), pixels, (plan,), (ImageSpan(0, 8, 8 + slots),))
-    limits = Limits(max_new_tokens=new_tokens, eos_ids=frozenset())
 
-    def mine() -> torch.Tensor:
-        return torch.tensor(generate(ours, batch, NoText(), limits, Sampling())[0].token_ids)
+    def mine(count: int) -> Side:
+        limits = Limits(max_new_tokens=count, eos_ids=frozenset())
+        return lambda: torch.tensor(generate(ours, batch, NoText(), limits, Sampling())[0].token_ids)
 
-    def reference() -> torch.Tensor:
-        out = theirs.generate(
-            input_ids=ids, attention_mask=attend, pixel_values=pixels, max_new_tokens=new_tokens, do_sample=False
-        )
-        return out[0, ids.shape[1] :]
+    def reference(count: int) -> Side:
+        given = {"input_ids": ids, "attention_mask": attend, "pixel_values": pixels, "max_new_tokens": count}
+        return lambda: theirs.generate(**given, do_sample=False)[0, ids.shape[1] :]
 
-    return mine, reference
+    return ours, mine, reference
 
 
 @torch.inference_mode()
-def compare(ours: Callable[[], torch.Tensor], theirs: Callable[[], torch.Tensor], runs: int) -> list[Taken]:
+def compare(ours: Side, theirs: Side, runs: int) -> list[Taken]:
     """Check that both sides agree, then time them in turns.
 
     Args:
@@ -144,6 +151,11 @@ def compare(ours: Callable[[], torch.Tensor], theirs: Callable[[], torch.Tensor]
         One `Taken` a run.
     """
     torch.testing.assert_close(ours(), theirs(), atol=1e-4, rtol=1e-4)
+    return alternate(ours, theirs, runs)
+
+
+def alternate(ours: Side, theirs: Side, runs: int) -> list[Taken]:
+    """Time both sides in turns, the one that begins changing; both are warm."""
     pairs = []
     for run in range(runs):
         sides = [(0, ours), (1, theirs)] if run % 2 else [(1, theirs), (0, ours)]
@@ -195,9 +207,10 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
 
-    rows = {"clip_vit_b_32 encoding": summary(compare(*picture_encoding(), options.runs), PICTURES, "pictures/s")}
-    whole = compare(*decoding(NEW_TOKENS), options.runs)
-    first = compare(*decoding(1), options.runs)
+    rows = {"clip_vit_b_32 encoding": summary(compare(*clip_sides()[1:], options.runs), PICTURES, "pictures/s")}
+    _, mine, theirs = llava_sides()
+    whole = compare(mine(NEW_TOKENS), theirs(NEW_TOKENS), options.runs)
+    first = compare(mine(1), theirs(1), options.runs)
     rows["llava-shaped reply"] = summary(whole, NEW_TOKENS, "tokens/s")
     rows["llava-shaped prefill"] = summary(first, 1, "prompts/s")
     ends = [statistics.median(pair[side] for pair in first) for side in range(4)]
