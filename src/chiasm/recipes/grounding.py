@@ -1,4 +1,4 @@
-"""A pico model that says where things are, in boxes: `chiasm train qwen_vl_pico_boxes`, half an hour on one core.
+"""A pico model that says where things are, in boxes: `chiasm train qwen_vl_pico_boxes`.
 
 Qwen-VL's wiring (Bai et al. 2023) over parts that make places learnable from a few thousand scenes:
 
@@ -7,7 +7,7 @@ Qwen-VL's wiring (Bai et al. 2023) over parts that make places learnable from a 
    where that thing's box lies: name and four sides as classes, no language model. This is dense supervision, as
    detectors have it; through answers alone a picture teaches a few numbers at a time.
 2. `qwen_vl_pico_boxes`: a language model of 3 million parameters learns from nothing to find what a phrase names among
-   the cells and to write its box, the connector learning along. Six phrases of one picture share a conversation.
+   the cells and to write its box, the connector learning along. Six phrases of one picture share a packed row.
 
 Numbers on Qwen-VL's grid of 1000 are two tokens, hundredths and thousandths of the picture's side, so that a
 coordinate is one choice among a hundred and an afterthought.
@@ -175,9 +175,9 @@ def qwen_vl_pico_boxes() -> Run:
         objective=NextToken(),
         store=Store(dtype="float16"),
         bucketing=True,
-        steps=600,
-        batch_size=16,
-        checkpoint_every=50,
+        steps=2000,
+        batch_size=8,
+        checkpoint_every=100,
         bf16=True,
         optimizer=AdamW(betas=(0.9, 0.98)),
         schedule=Cosine(warmup=0.05),
