@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 import chiasm
-from chiasm.connectors.cross_attention_resampler import GridResamplerConfig, LatentAttentionConfig, sincos_grid
+from chiasm.connectors.cross_attention_resampler import GridResamplerConfig, LatentAttentionConfig
 from chiasm.connectors.linear import LinearConnectorConfig
 from chiasm.connectors.mlp import MLPConnectorConfig
 from chiasm.connectors.prefix import PrefixConfig
@@ -22,7 +22,7 @@ from chiasm.core.registry import families
 from chiasm.models import minigpt4
 from chiasm.models.assembly import Parts
 from chiasm.models.languages import palm
-from chiasm.nn.positions import resize_grid
+from chiasm.nn.positions import resize_grid, sincos_grid
 from chiasm.weights.load import initialise
 
 ATOL = 1e-5

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from chiasm.nn.attention import AttentionConfig
-from chiasm.nn.positions import resize_grid
+from chiasm.nn.positions import resize_grid, sincos_grid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,18 +41,6 @@ class GridResamplerConfig:
 
     def build(self) -> GridResampler:
         return GridResampler(self)
-
-
-def sincos_grid(side: int, dim: int) -> torch.Tensor:
-    """2D sine–cosine positions (side², D): half of the features tell the column, half the row.
-
-    Each half is [sin, cos] of position · 10000^(−c/(D/4)).
-    """
-    frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
-    line = torch.cat((angles.sin(), angles.cos()), 1)  # (side, D/2)
-    columns, rows = line[None].expand(side, -1, -1), line[:, None].expand(-1, side, -1)
-    return torch.cat((columns, rows), -1).flatten(0, 1).float()
 
 
 class GridResampler(nn.Module):

@@ -6,7 +6,7 @@ configuration is a `Bridge`; whether its language model is a decoder or an encod
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -15,6 +15,7 @@ from chiasm.fusion.seq2seq import SplicedSeq2Seq
 from chiasm.fusion.splice import SplicedLM
 from chiasm.language.decoder import DecoderConfig
 from chiasm.language.encoder_decoder import EncoderDecoderConfig
+from chiasm.vision.cells import CellTower, CellTowerConfig
 from chiasm.vision.efficientnet import EfficientNet, EfficientNetConfig
 from chiasm.vision.patches import FinalStates, PatchSelection, PyramidCells
 from chiasm.vision.vit import ViT, ViTConfig
@@ -24,7 +25,7 @@ class Bridge(Protocol):
     """What a configuration of this wiring has; every field is read-only."""
 
     @property
-    def vision(self) -> ViTConfig | EfficientNetConfig:
+    def vision(self) -> ViTConfig | EfficientNetConfig | CellTowerConfig:
         """The tower."""
 
     @property
@@ -48,7 +49,8 @@ def crop_tokens(config: Bridge) -> int:
 class BridgedLM(SplicedLM):
     """vision → connector → a decoder."""
 
-    vision: ViT | EfficientNet
+    vision: ViT | EfficientNet | CellTower
+    plain_reading: ClassVar[bool] = True  # `visual_features` is what `reading` says, for the store of features
 
     def __init__(self, config: Bridge) -> None:
         assert isinstance(config.language, DecoderConfig)
@@ -63,7 +65,8 @@ class BridgedLM(SplicedLM):
 class BridgedSeq2Seq(SplicedSeq2Seq):
     """vision → connector → an encoder–decoder."""
 
-    vision: ViT | EfficientNet
+    vision: ViT | EfficientNet | CellTower
+    plain_reading: ClassVar[bool] = True  # `visual_features` is what `reading` says, for the store of features
 
     def __init__(self, config: Bridge) -> None:
         assert isinstance(config.language, EncoderDecoderConfig)

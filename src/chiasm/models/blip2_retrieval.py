@@ -11,6 +11,7 @@ A picture's embedding is its queries' vectors in a row, each of length 1/√Q, s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from chiasm.language.bert import BertHead
 from chiasm.models.assembly import Parts, eva_tower, picture_processor
 from chiasm.processing.fusion import FusionProcessor
 from chiasm.processing.miniature import tiny_tokenizer
+from chiasm.vision.cells import CellTower, CellTowerConfig
 from chiasm.vision.patches import FinalStates
 from chiasm.vision.vit import ViT, ViTConfig
 
@@ -41,7 +43,7 @@ class Blip2RetrievalConfig:
         reading: which of the tower's states are read.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | CellTowerConfig
     connector: QFormerConfig
     embed_dim: int = 256
     start_id: int = 30522
@@ -67,8 +69,9 @@ class _Words:
 class Blip2Retrieval(nn.Module):
     """Pictures and texts: contrast, matching, and in the first stage captions."""
 
-    vision: ViT
+    vision: ViT | CellTower
     connector: QFormer
+    plain_reading: ClassVar[bool] = True  # `visual_features` is what `reading` says, for the store of features
 
     def __init__(self, config: Blip2RetrievalConfig) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ of its time gave them; later versions of open_clip normalise them (`reading`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -25,6 +26,7 @@ from chiasm.models.languages import chinchilla, mpt
 from chiasm.processing.interleaved import CHUNK_TEMPLATE, FilmedPictures, InterleavedProcessor
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.video import FpsSampling, VideoReading
+from chiasm.vision.cells import CellTower, CellTowerConfig
 from chiasm.vision.nfnet import NFNet, NFNetConfig, nfnet_f6
 from chiasm.vision.patches import FinalStates, PatchSelection
 from chiasm.vision.vit import ViT, ViTConfig
@@ -45,7 +47,7 @@ class FlamingoConfig:
         reading: which of a ViT's states are features.
     """
 
-    vision: ViTConfig | NFNetConfig
+    vision: ViTConfig | NFNetConfig | CellTowerConfig
     connector: ResamplerConfig
     language: DecoderConfig
     gates: GatesConfig
@@ -67,7 +69,8 @@ class FlamingoConfig:
 class Flamingo(GatedCrossAttentionLM):
     """vision → resampler → gated layers in a language model."""
 
-    vision: ViT | NFNet
+    vision: ViT | NFNet | CellTower
+    plain_reading: ClassVar[bool] = True  # `visual_features` is what `reading` says, for the store of features
 
     def __init__(self, config: FlamingoConfig) -> None:
         super().__init__(

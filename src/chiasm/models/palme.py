@@ -20,6 +20,7 @@ from chiasm.models.bridging import bridged_processor
 from chiasm.models.languages import palm
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
+from chiasm.vision.cells import CellTowerConfig
 from chiasm.vision.patches import FinalStates
 from chiasm.vision.vit import ViTConfig
 
@@ -36,7 +37,7 @@ class PalmEConfig:
         reading: which of the tower's states are features.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | CellTowerConfig
     connector: Connector
     language: DecoderConfig
     image_token_id: int

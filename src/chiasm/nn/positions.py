@@ -233,3 +233,15 @@ def resize_grid(embedding: torch.Tensor, source: tuple[int, int], target: tuple[
     grid = embedding.reshape(1, *source, -1).permute(0, 3, 1, 2).float()  # (1, D, rows, columns)
     grid = F.interpolate(grid, size=target, mode="bicubic", align_corners=False)
     return grid.permute(0, 2, 3, 1).reshape(target[0] * target[1], -1).to(embedding.dtype)
+
+
+def sincos_grid(side: int, dim: int) -> torch.Tensor:
+    """2D sine–cosine positions (side², D): half of the features tell the column, half the row.
+
+    Each half is [sin, cos] of position · 10000^(−c/(D/4)).
+    """
+    frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
+    line = torch.cat((angles.sin(), angles.cos()), 1)  # (side, D/2)
+    columns, rows = line[None].expand(side, -1, -1), line[:, None].expand(-1, side, -1)
+    return torch.cat((columns, rows), -1).flatten(0, 1).float()

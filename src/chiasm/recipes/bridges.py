@@ -93,8 +93,13 @@ class Gated(Bridged):
         return assemble(family, config, parts, seed=seed, frozen={"language": language})
 
 
-def connector_by_name(name: str, width: int, output: int, tokens: int) -> Any:
+def connector_by_name(name: str, width: int, output: int, tokens: int, inner: int | None = None) -> Any:
     """A small connector from features of `width` to `output`, making `tokens` of a picture where it decides.
+
+    Args:
+        name: see `Bridged`.
+        width, output, tokens: its shape.
+        inner: width of attention and MLPs inside; None = the features'.
 
     Raises:
         ConfigError: no such connector; the known ones are listed.
@@ -107,16 +112,17 @@ def connector_by_name(name: str, width: int, output: int, tokens: int) -> Any:
     from chiasm.connectors.resampler import ResamplerConfig
     from chiasm.core.errors import ConfigError
 
+    inner = inner or width
     ends: dict[str, Any] = {"input_dim": width, "output_dim": output}
     made = {
         "linear": lambda: LinearConnectorConfig(**ends),
         "mlp": lambda: MLPConnectorConfig(**ends),
         "prefix": lambda: PrefixConfig(**ends, num_tokens=2),
         "qformer": lambda: QFormerConfig(
-            **ends, num_queries=tokens, hidden_dim=width, num_layers=4, num_heads=width // 32, mlp_dim=4 * width
+            **ends, num_queries=tokens, hidden_dim=inner, num_layers=4, num_heads=inner // 32, mlp_dim=4 * inner
         ),
         "resampler": lambda: ResamplerConfig(
-            **ends, num_latents=tokens, num_layers=2, num_heads=width // 32, head_dim=32, mlp_dim=4 * width
+            **ends, num_latents=tokens, num_layers=2, num_heads=inner // 32, head_dim=32, mlp_dim=4 * inner
         ),
         "grid": lambda: GridResamplerConfig(**ends, grid=round(tokens**0.5), num_heads=4),
         "latents": lambda: LatentAttentionConfig(**ends, num_latents=tokens, num_heads=4),

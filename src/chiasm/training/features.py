@@ -62,7 +62,7 @@ def frozen_features(
     if not parameters or any(parameter.requires_grad for parameter in parameters):
         return None
     description = {
-        "module": type(module).__name__,
+        "module": "reading" if getattr(module, "plain_reading", False) else type(module).__name__,
         "tower": _tower_config(module),
         "weights": weights_hash(vision),
         "processing": _processing(pictures),
@@ -270,12 +270,17 @@ def _tower_config(module: Any) -> str:
     config = getattr(module, "config", None)
     if not dataclasses.is_dataclass(config):
         return repr(config)
+    if getattr(module, "plain_reading", False):  # families over one tower share a store
+        return repr((getattr(config, "vision", None), getattr(config, "reading", None)))
     others = ("connector", "language", "image_token_id")
     return repr([(f.name, getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in others])
 
 
 def _processing(pictures: Any) -> str:
-    return repr(pictures) if dataclasses.is_dataclass(pictures) else json.dumps(pictures.to_config(), sort_keys=True)
+    if dataclasses.is_dataclass(pictures):  # how many tokens a connector makes of a crop changes no pixel
+        names = [field.name for field in dataclasses.fields(pictures) if field.name != "crop_tokens"]
+        return repr([(name, getattr(pictures, name)) for name in names])
+    return json.dumps(pictures.to_config(), sort_keys=True)
 
 
 def _keyed(batch: Batch, keys: Sequence[str | None]) -> Batch:

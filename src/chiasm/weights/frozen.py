@@ -6,6 +6,7 @@ The pico language model is this library's own and travels inside it (`docs/pico_
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from chiasm.core.errors import ConfigError
 from chiasm.language.bert import Bert
 from chiasm.language.decoder import Decoder, DecoderConfig
 from chiasm.processing.tokenizer import Tokenizer
+from chiasm.vision.cells import CellTower, CellTowerConfig
 from chiasm.vision.efficientnet import EFFICIENTNET_LITE, EfficientNet
 from chiasm.weights.checkpoint import load_state, open_checkpoint, read_config
 from chiasm.weights.convert import converted
@@ -41,6 +43,23 @@ def efficientnet_lite(name: str) -> EfficientNet:
     module = build_on_meta(EFFICIENTNET_LITE[name])
     load_state(module, open_checkpoint(converted(pickle)), Table(efficientnet.RULES), dtype=torch.float32)
     return module.eval().requires_grad_(False)
+
+
+def cell_tower(name: str) -> CellTower:
+    """An ImageNet classifier's two coarsest scales as a tower of patches, float32, nothing in it trainable.
+
+    Args:
+        name: see `efficientnet_lite`.
+
+    Raises:
+        SourceError, CheckpointError: see `efficientnet_lite`.
+    """
+    classifier = efficientnet_lite(name)
+    tower = build_on_meta(CellTowerConfig(network=replace(classifier.config, head=False)))
+    state = {f"network.{key}": value for key, value in classifier.state_dict().items()}
+    kept = {key: value for key, value in state.items() if not key.startswith(("network.head.", "network.classifier."))}
+    tower.load_state_dict(kept, strict=True, assign=True)
+    return tower.eval().requires_grad_(False)
 
 
 def minilm() -> tuple[Bert, Tokenizer]:

@@ -8,6 +8,7 @@ from typing import Any
 from chiasm.core.errors import ConfigError
 from chiasm.models.blip2_retrieval import Blip2RetrievalConfig
 from chiasm.vision.patches import FinalStates
+from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.layouts.layout import Layout
 from chiasm.weights.layouts.qformer import (
@@ -61,6 +62,8 @@ def config_to(config: Blip2RetrievalConfig) -> dict[str, Any]:
         raise ConfigError("config_unpublished", "the published retrieval class has no output layer for captions")
     if config.start_id != config.connector.text.vocab_size - 1:
         raise ConfigError("config_unpublished", f"[DEC] is id {config.start_id}, not the last one")
+    if not isinstance(config.vision, ViTConfig):
+        raise ConfigError("config_unpublished", "transformers' BLIP-2 has a ViT")
     return {
         "architectures": ["Blip2ForImageTextRetrieval"],
         "model_type": "blip-2",
