@@ -200,6 +200,20 @@ def qformer_cells_stage1() -> Run:
     )
 
 
+@recipe(family="palme", scale="pico", needs=NEEDS)
+def spoken_resampler_cells_stage1() -> Run:
+    """A resampler that learns to say words of the answers in the language model's own embeddings; none is run."""
+    from chiasm.objectives.spoken import SpokenWords
+
+    return replace(resampler_cells(), objective=SpokenWords(), steps=400)
+
+
+@recipe(family="palme", scale="pico", needs=NEEDS)
+def spoken_resampler_cells() -> Run:
+    """The resampler after that stage, whose steps are not counted in a comparison's budget."""
+    return replace(resampler_cells(), after="spoken_resampler_cells_stage1")
+
+
 @recipe(family="flamingo", scale="pico", needs=NEEDS)
 def flamingo_cells() -> Run:
     """Flamingo's answer: a resampler, seen through gated cross-attention before every layer."""
