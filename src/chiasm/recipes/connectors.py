@@ -59,7 +59,7 @@ class Joined(ModelConfig):
             from chiasm.fusion.gated_cross_attention import GatesConfig
 
             connector = replace(connector, output_dim=None)
-            more["gates"] = GatesConfig(every=1, first=0, num_heads=4, head_dim=32, mlp_dim=2 * output)
+            more["gates"] = GatesConfig(every=1, first=0, num_heads=4, head_dim=32, mlp_dim=output)
         config = known_family(family).config_type(
             vision=vision.config,
             connector=connector,
