@@ -24,6 +24,7 @@ bench: $(VENV)/.stamp-test
 	$(BIN)/python benchmarks/inference.py --record docs/performance.json
 	$(BIN)/python benchmarks/drawing.py docs/performance.json docs/performance.svg
 	$(BIN)/python benchmarks/quantized.py
+	$(BIN)/python benchmarks/serving.py
 
 soak: $(VENV)/.stamp-test
 	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)

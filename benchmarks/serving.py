@@ -34,7 +34,7 @@ from chiasm.core.plan import Crop, ImagePlan
 from chiasm.generation.limits import Limits
 from chiasm.generation.requests import Request, Ticket
 from chiasm.generation.scheduler import Scheduler
-from chiasm.weights.quantize import pack
+from chiasm.models.packing import pack
 
 PICTURE_ID, ROWS, STATIC = 49151, 16, (8, 16)
 

@@ -62,7 +62,8 @@ def test_the_process_answers_as_the_library_does(host: EngineProcess, folder: Pa
     (answer,) = told
     assert isinstance(answer, Answer) and answer.tokens is not None
     assert (answer.reply.text, list(answer.reply.token_ids)) == (expected.text, list(expected.token_ids))
-    assert list(answer.reply.logprobs) == list(expected.logprobs) and answer.reply.usage == expected.usage
+    assert list(answer.reply.logprobs) == pytest.approx(list(expected.logprobs), abs=1e-5)  # its layers are packed
+    assert answer.reply.usage == expected.usage
     assert "".join(pieces) == expected.text
 
 

@@ -68,9 +68,12 @@ def main(arguments: dict[str, Any]) -> int:
 
     try:
         model = chiasm.load(**arguments["load"])
+        from chiasm.models.packing import pack
         from chiasm.serving.engine import BatchingEngine
         from chiasm.serving.local import LocalHost
 
+        if arguments["engine"].get("max_batch", 1) > 1:
+            pack(model.module)
         host = LocalHost(BatchingEngine(model, **arguments["engine"]))
     except chiasm.ChiasmError as error:
         speaker.tell({"kind": "failed", **wire.error_head(error)})

@@ -12,7 +12,6 @@ from torch import nn
 from chiasm.core.errors import ConfigError
 from chiasm.language.decoder import Decoder
 from chiasm.language.encoder_decoder import EncoderDecoder
-from chiasm.nn.packed import PackedLinear, packable
 from chiasm.nn.quantizing import Quantizer, eight_bits, four_bits, quantize_layers
 
 KINDS: dict[str, Quantizer] = {"int8": eight_bits, "int4": four_bits}
@@ -53,23 +52,3 @@ def quantize(module: nn.Module, how: str) -> None:
             count += 1
     if not count:
         raise ConfigError("quantize_nothing", f"quantize={how!r}: this model has 0 linear layers to quantize")
-
-
-def pack(module: nn.Module) -> bool:
-    """Bring a loaded model's language model into the order in which products of a few rows read it, in place.
-
-    Nothing is rounded. It pays for replies that are written side by side; the model can no longer be trained or saved.
-
-    Args:
-        module: the model, its weights loaded.
-
-    Returns:
-        Whether it was done: only a float32 model on a CPU is packed, with a language model that writes.
-    """
-    language = getattr(module, "language", None)
-    if not isinstance(language, (Decoder, EncoderDecoder)) or not packable(language):
-        return False
-    quantize_layers(language, PackedLinear)
-    if language.lm_head is None:
-        language.lm_head = PackedLinear(language.embed_tokens.weight, None)
-    return True

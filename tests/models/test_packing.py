@@ -8,8 +8,8 @@ import torch
 import chiasm
 from chiasm.core.messages import parse_conversation
 from chiasm.generation.exactness import company_needed
+from chiasm.models.packing import pack
 from chiasm.nn.packed import PackedLinear
-from chiasm.weights.quantize import pack
 
 
 def test_a_layer_is_its_matrix() -> None:

@@ -1,0 +1,31 @@
+"""A loaded model's language model in the order in which products of a few rows read it, for replies side by side."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from chiasm.language.decoder import Decoder
+from chiasm.language.encoder_decoder import EncoderDecoder
+from chiasm.nn.packed import PackedLinear, packable
+from chiasm.nn.quantizing import quantize_layers
+
+
+def pack(module: nn.Module) -> bool:
+    """Pack the linear layers of a loaded model's language model, in place.
+
+    Nothing is rounded. A step of eight replies takes two thirds of the time, a step of one a seventh more. The model
+    can no longer be trained or saved.
+
+    Args:
+        module: the model, its weights loaded.
+
+    Returns:
+        Whether it was done: only a float32 model on a CPU is packed, with a language model that writes.
+    """
+    language = getattr(module, "language", None)
+    if not isinstance(language, (Decoder, EncoderDecoder)) or not packable(language):
+        return False
+    quantize_layers(language, PackedLinear)
+    if language.lm_head is None:
+        language.lm_head = PackedLinear(language.embed_tokens.weight, None)
+    return True
