@@ -13,7 +13,7 @@ from chiasm.serving import schemas
 if TYPE_CHECKING:
     from chiasm.models.model import Model
 
-MOST_TEXTS = 20_000  # labels times templates
+MOST_TEXTS = 5_000  # labels times templates: more would keep a model busy for minutes
 
 
 def listed(value: Any) -> list[Any]:
