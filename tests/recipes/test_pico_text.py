@@ -17,7 +17,7 @@ from chiasm.data.worlds.world import Scenes
 from chiasm.language.decoder import DecoderConfig
 from chiasm.nn.attention import rotate
 from chiasm.processing.tokenizer import Tokenizer
-from chiasm.recipes.pico_text import PicoText, WeighedText, pico_text, start
+from chiasm.recipes.pico_text import PicoText, WeighedText, pico_text, start_copying
 from chiasm.recipes.run import Run
 from chiasm.training.config import Group, LoopConfig
 from chiasm.training.loop import train
@@ -87,7 +87,7 @@ def rows(weights: torch.Tensor, shown: torch.Tensor | None = None) -> Rows:
 
 def test_an_answers_token_weighs_more_and_a_questions_nothing() -> None:
     module = TINY.decoder().build()
-    start(module)
+    start_copying(module)
     weights = torch.ones(2, 9)
     weights[:, 4], weights[:, 6] = 8, 0
     batch = rows(weights)
@@ -101,7 +101,7 @@ def test_an_answers_token_weighs_more_and_a_questions_nothing() -> None:
 
 def test_only_what_is_shown_is_blurred() -> None:
     module = TINY.decoder().build()
-    start(module)
+    start_copying(module)
     shown = torch.zeros(2, 9, dtype=torch.bool)
     shown[:, 2:5] = True
     embeds = module.embed_tokens(torch.randint(700, (2, 9)))
@@ -113,7 +113,7 @@ def test_only_what_is_shown_is_blurred() -> None:
 def test_it_starts_by_looking_back_and_copying() -> None:
     module = TINY.decoder().build()
     torch.manual_seed(0)
-    start(module)
+    start_copying(module)
     assert float(module.blocks[0].mlp.gate_proj.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
     assert float(module.blocks[0].mlp.down_proj.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
     attn = module.blocks[0].attn

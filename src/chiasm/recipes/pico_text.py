@@ -83,7 +83,7 @@ class PicoText(TaskConfig):
 
         torch.manual_seed(run.seed)
         module = self.decoder().build()
-        start(module)
+        start_copying(module)
         earlier = None
         if run.init_from is not None:
             folder = Path(run.init_from) / "model"
@@ -159,14 +159,27 @@ class WeighedText:
 
 
 def start(module: Decoder) -> None:
+    """Draw weights: 0.02 everywhere, less for what adds to the residual stream (Radford et al. 2019, §2.3)."""
+    import torch
+    from torch import nn
+
+    depth = 2 * module.config.num_layers
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.ndim < 2:
+                continue
+            ends = name.endswith(("o_proj.weight", "down_proj.weight"))
+            nn.init.normal_(parameter, std=0.02 / depth**0.5 if ends else 0.02)
+
+
+def start_copying(module: Decoder) -> None:
     """Draw weights with which a decoder copies from the beginning, as trained ones do (Trockman & Kolter 2023, §3).
 
-    0.02 everywhere (Radford et al. 2019, §2.3), except attention. The first layer's head h looks h + 1 tokens back: its
+    As `start`, except attention. The first layer's head h looks h + 1 tokens back: its
     biases turn with the positions and agree best there. The second layer's heads compare a token with what those heads
     brought to the others, and fetch what they find; later ones compare tokens with tokens. All of it goes on learning.
     """
     import torch
-    from torch import nn
 
     config = module.config
     width, size, heads = config.hidden_dim, config.head_width, range(config.num_heads)
@@ -178,13 +191,11 @@ def start(module: Decoder) -> None:
     def rotation() -> torch.Tensor:
         return torch.linalg.qr(torch.randn(width, width))[0]
 
+    start(module)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
-            elif parameter.ndim > 1:
-                ends = name.endswith("down_proj.weight")
-                nn.init.normal_(parameter, std=0.02 / (2 * config.num_layers) ** 0.5 if ends else 0.02)
         embedding = module.embed_tokens.weight.normal_(std=0.03)
         share = 0.5 * float(embedding.norm(dim=1).mean()) / size**0.5  # a head adds half as much as a token has
         read, write = rotation(), rotation()

@@ -113,9 +113,11 @@ def config_to(config: CogVLMConfig) -> dict[str, Any]:
     """The inverse of `config_from`.
 
     Raises:
-        ConfigError: a mixture of the two generations.
+        ConfigError: a mixture of the two generations, or a language model that has biases as it was trained.
     """
     language, vision = config.language, config.vision
+    if language.qkv_bias:
+        raise ConfigError("config_unpublished", "CogVLM's language model has no biases of its own")
     second = config.connector.merge == 2
     if language.visual_bias != second or config.connector.hidden_dim != language.mlp_dim or language.rotary is None:
         raise ConfigError("config_unpublished", "CogVLM2 has visual biases and a convolution, CogVLM neither")

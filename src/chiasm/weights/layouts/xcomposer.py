@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chiasm.connectors.mlp import MLPConnectorConfig
+from chiasm.core.errors import ConfigError
 from chiasm.fusion.routed_weights import PartialLoraDecoderConfig
 from chiasm.models.xcomposer import JOIN, XComposerConfig
 from chiasm.nn.positions import RotaryConfig
@@ -79,8 +80,14 @@ def config_from(config: Mapping[str, Any]) -> XComposerConfig:
 
 
 def config_to(config: XComposerConfig) -> dict[str, Any]:
-    """The inverse of `config_from`."""
+    """The inverse of `config_from`.
+
+    Raises:
+        ConfigError: a language model with biases, which InternLM2 hasn't.
+    """
     language = config.language
+    if language.qkv_bias:
+        raise ConfigError("config_unpublished", "InternLM2 as published has no biases")
     assert language.rotary is not None
     return {
         "architectures": ["InternLMXComposer2ForCausalLM"],
