@@ -50,6 +50,21 @@ def photo(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
     return small.resize(size, Image.Resampling.BICUBIC)
 
 
+@pytest.mark.parametrize("with_model", [False, True])
+def test_places_are_something_to_learn(tmp_path: Path, with_model: bool) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    points = [{"image": "a.jpg", "label": "dog", "points": each} for each in ([{"x": 5, "y": 9}], [], [{"x": 5}])]
+    looker = Looker(processor=processor("llava") if with_model else None)
+    assert codes(check(open_dataset(lines(tmp_path / "points.jsonl", points)), looker)) == [(2, "row_malformed")]
+    boxes = {
+        "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    assert codes(check(open_dataset(tmp_path / "boxes.json"), looker)) == [(2, "labels_empty")]
+
+
 def test_every_fault_has_its_code(tmp_path: Path) -> None:
     for name, data in {
         "good.jpg": picture(1), "cut.jpg": picture(2)[:200], "none.jpg": b"", "text.jpg": b"hello there",

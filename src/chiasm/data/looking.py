@@ -99,7 +99,8 @@ class Looker:
                 parts.append(part)
             messages.append(Message(message.role, tuple(parts)))
         conversation = Conversation(tuple(messages))
-        texts = [*(f"{m.role}:{m.text}" for m in messages), *sample.captions]
+        places = (repr(sample.annotations[kind]) for kind in ("boxes", "points") if kind in sample.annotations)
+        texts = [*(f"{m.role}:{m.text}" for m in messages), *sample.captions, *places]
         look.words = _digest(" ".join("\n".join(texts).lower().split()).encode("utf-8", "surrogatepass"))
         look.asks = any(m.role == "user" and m.text.strip() for m in messages)
         self._check_words(sample, messages)
@@ -115,9 +116,15 @@ class Looker:
                 raise DataError("text_characters", f"{what}, left by a wrong encoding")
         if any(blank(caption) for caption in sample.captions):
             raise DataError("caption_empty", "a caption holds no visible character")
-        if not self.evaluation and not any(m.role == "assistant" and not blank(m.text) for m in messages):
+        if self._learns(sample) and not any(m.role == "assistant" and not blank(m.text) for m in messages):
             turns = sum(message.role == "assistant" for message in messages)
             raise PromptError("labels_empty", f"the row has {turns} assistant turns, and 0 words to learn")
+
+    def _learns(self, sample: Sample) -> bool:
+        """Whether the row's own turns have to teach something; places are written out by each family's spelling."""
+        answered = any(message.role == "assistant" for message in sample.conversation.messages)
+        places = "points" in sample.annotations or sample.annotations.get("boxes")  # no points: none is there
+        return not self.evaluation and (answered or not places)
 
     def _process(self, sample: Sample, conversation: Conversation, look: Look) -> None:
         if self.processor is None:
@@ -130,7 +137,7 @@ class Looker:
                 images = self.processor.images([part.source for part in conversation.images()])
                 look.crops = len(images.pixel_values)
         else:
-            learns = not self.evaluation
+            learns = self._learns(sample)
             batch = self.processor([conversation], add_generation_prompt=not learns, supervise=learns)
             look.tokens = int(batch.input_ids.shape[1])
             look.visual = sum(span.stop - span.start for span in batch.spans)
