@@ -35,6 +35,7 @@ from chiasm.generation.decoding import generate
 from chiasm.generation.limits import Limits
 from chiasm.generation.sampling import Sampling
 from chiasm.models.model import Model
+from chiasm.weights.export import check_hf
 from chiasm.weights.load import initialise, writer_for
 from chiasm.weights.quantize import quantize
 
@@ -57,8 +58,10 @@ def shaped(name: str) -> Model:
     config, processor = family(name).tiny()
     head = WIDTH // HEADS
     kv = HEADS if config.language.num_kv_heads == config.language.num_heads else 3
+    # IDEFICS' published layout has the picture's slot as the last word: a larger vocabulary would move it
+    words = config.language.vocab_size if name == "idefics" else VOCAB
     language = replace(
-        config.language, vocab_size=VOCAB, hidden_dim=WIDTH, num_layers=LAYERS, num_heads=HEADS, num_kv_heads=kv,
+        config.language, vocab_size=words, hidden_dim=WIDTH, num_layers=LAYERS, num_heads=HEADS, num_kv_heads=kv,
         mlp_dim=MLP,
     )  # fmt: skip
     if name == "qwen2_5_vl":
@@ -96,9 +99,12 @@ def family_rows(name: str, pictures: int, runs: int) -> dict[str, Any]:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / name
-        shaped(name).save(folder)
-        kind = transformers.IdeficsForVisionText2Text if name == "idefics" else transformers.AutoModelForImageTextToText
-        reference = kind.from_pretrained(folder).eval()
+        made = shaped(name)
+        made.save(folder)
+        check_hf(
+            folder, made
+        )  # a layout that transformers can't read would leave it with random weights of another size
+        reference = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
         sides = {"": chiasm.load(folder), " int8": chiasm.load(folder, quantize="int8")}
     model = sides[""]
     sizes = {"qwen2_5_vl": (112, 112), "internvl": (64, 96)}.get(name, (40, 40))

@@ -22,11 +22,27 @@ from chiasm.weights.gguf_export import KINDS, check_exportable, read_back, write
 from chiasm.weights.golden import run_vectors
 from chiasm.weights.load import load
 
-# What `transformers` has a class for, by the ``model_type`` of a written config.
-IN_TRANSFORMERS = (
-    "align", "blip", "blip-2", "clip", "idefics", "instructblip", "internvl", "kosmos-2", "llava", "llava_next",
-    "qwen2_5_vl", "qwen2_vl", "siglip", "vilt",
-)  # fmt: skip
+# What `transformers` has a class for: the classes that a written config names, by its ``model_type``. Its own releases
+# aren't alone in using these types: InternVL-G's folders say ``internvl`` too, and there that would be another model.
+IN_TRANSFORMERS = {
+    "align": ("AlignModel",),
+    "blip": ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval"),
+    "blip-2": ("Blip2ForConditionalGeneration", "Blip2ForImageTextRetrieval"),
+    "clip": ("CLIPModel",),
+    "idefics": ("IdeficsForVisionText2Text",),
+    "instructblip": ("InstructBlipForConditionalGeneration",),
+    "internvl": ("InternVLForConditionalGeneration",),
+    "kosmos-2": ("Kosmos2ForConditionalGeneration",),
+    "llava": ("LlavaForConditionalGeneration",),
+    "llava_next": ("LlavaNextForConditionalGeneration",),
+    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration",),
+    "qwen2_vl": ("Qwen2VLForConditionalGeneration",),
+    "siglip": ("SiglipModel",),
+    "vilt": (
+        "ViltForQuestionAnswering", "ViltForImageAndTextRetrieval", "ViltForImagesAndTextClassification",
+        "ViltForMaskedLM", "ViltForTokenClassification",
+    ),
+}  # fmt: skip
 # What vLLM serves of these, by the class that a config names.
 IN_VLLM = (
     "Blip2ForConditionalGeneration", "CLIPModel", "InternVLForConditionalGeneration", "LlavaForConditionalGeneration",
@@ -101,8 +117,11 @@ def check_hf(folder: Path, model: Any) -> None:
     """
     description = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     kind = description.get("model_type")
-    if kind not in IN_TRANSFORMERS or not description.get("architectures"):
-        what = f"{model.name} is written as {kind!r}; transformers has classes for {', '.join(IN_TRANSFORMERS)}"
+    named = (description.get("architectures") or [None])[0]
+    if named not in IN_TRANSFORMERS.get(kind, ()):
+        what = (
+            f"{model.name} is written as {kind!r} {named!r}; transformers has classes for {', '.join(IN_TRANSFORMERS)}"
+        )
         raise ConfigError("export_layout", what, hint="Model.save writes the family's own layout")
     missing = [name for name in FILES if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in PICTURES):
