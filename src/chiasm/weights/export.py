@@ -118,7 +118,7 @@ def check_hf(folder: Path, model: Any) -> None:
     description = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     kind = description.get("model_type")
     named = (description.get("architectures") or [None])[0]
-    if named not in IN_TRANSFORMERS.get(kind, ()):
+    if named not in IN_TRANSFORMERS.get(str(kind), ()):
         what = (
             f"{model.name} is written as {kind!r} {named!r}; transformers has classes for {', '.join(IN_TRANSFORMERS)}"
         )
