@@ -17,6 +17,7 @@ import chiasm
 from chiasm.core.errors import ConfigError
 from chiasm.recipes import bridges
 from chiasm.recipes.run import find_recipe
+from chiasm.recipes.running.building import speaking
 from chiasm.recipes.running.carry import Manner, carry_out, counts
 
 PICTURE = Image.fromarray(np.full((96, 96, 3), (200, 30, 30), dtype=np.uint8))
@@ -84,6 +85,25 @@ PAPER = {
     "qwen_vl_stage3_paper": 7_721_324_544 + 92_839_936 - 256 * 4096,
     "internvl_c_13b_paper": 12_620_029_697,  # 13B
     "internvl_g_14b_paper": 1_010_334_467,  # 1B
+    "cogvlm_stage1_paper": 6_476_005_376 + 142_622_720,  # 6.5B: visual experts, adapter
+    "cogvlm_chat_paper": 10_901_269_760,  # the same and the tower
+    "internvl2_8b_warmup_paper": 33_570_816,
+    "internvl2_8b_finetune_paper": 16_150_730_752 // 2,  # the published files
+    "internvl2_26b_finetune_paper": 25_514_186_112,  # 25.5B
+    "molmo_7b_d_multitask_paper": 8_021_025_280,  # 8.02B
+    "molmo_e_1b_caption_paper": 7_221_875_712,  # 1B of 7B are active
+    "molmo_72b_caption_paper": 73_308_285_952,
+    "qwen2_vl_7b_vision_paper": 631_183_360 + 44_575_744,  # 675M with the merger
+    "qwen2_vl_7b_all_paper": 8_291_375_616,  # the published files
+    "qwen2_vl_7b_instruct_paper": 8_291_375_616 - 631_183_360,
+    "qwen2_5_vl_7b_vision_paper": 631_975_680 + 44_574_464,
+    "qwen2_5_vl_7b_long_paper": 16_584_333_312 // 2,  # the published files
+    "qwen2_5_vl_7b_instruct_paper": 16_584_333_312 // 2 - 631_975_680,
+    "xcomposer_pretrain_paper": 303_505_408 + 33_562_624 + 603_979_776 + 8192,  # tower, connector, rank 256, two rows
+    "xcomposer_finetune_paper": 8_678_764_544,
+    "kimi_vl_align_paper": 416_866_032 + 30_679_808,  # 400M and the projector
+    "kimi_vl_finetune_paper": 16_407_654_384,  # 16.4B
+    "imagebind_huge_paper": 213_918_976,
 }
 
 
@@ -132,9 +152,36 @@ def test_every_stage_starts_where_the_last_one_ended_and_moves_only_what_learns(
     assert all(torch.equal(logits, first) for logits in said.values())
 
 
-@pytest.mark.parametrize("name", ["instructblip_pico", "frozen_pico"])
+@pytest.mark.parametrize("name", ["instructblip_pico", "frozen_pico", "idefics_pico"])
 def test_recipes_with_parts_of_their_own_take_a_step(name, tmp_path) -> None:
     run = replace(find_recipe(name).run(), steps=1, batch_size=2, after=None, store=None)
     carry_out(run, tmp_path / name, Manner(show=False), lambda line: None)
     reply = chiasm.load(tmp_path / name).generate([TALK[:1]], max_new_tokens=2)[0]
     assert reply.usage.image_tokens > 0
+
+
+def test_idefics_in_miniature_keeps_the_language_model_and_its_reply_sees_the_question_s_picture() -> None:
+    run = find_recipe("idefics_pico").run()
+    assert run.model is not None
+    model = run.model.build("idefics", 0)
+    table, ready = model.module.language.embed_tokens.weight, speaking("pico_text")[0].embed_tokens.weight
+    assert torch.equal(table[:-1], ready) and torch.allclose(table[-1], ready.mean(0))
+    for name, parameter in model.module.named_parameters():
+        if name.endswith("_gate"):
+            torch.nn.init.ones_(parameter)
+    blue = Image.fromarray(np.full((96, 96, 3), (30, 30, 200), dtype=np.uint8))
+    other = [{"role": "user", "content": [{"type": "image", "image": blue}, TALK[0]["content"][1]]}]
+    with torch.no_grad():
+        one, two = (model.module(model.processor([talk]))[0, -1] for talk in (TALK[:1], other))
+    assert not torch.allclose(one, two, atol=1e-3)
+
+
+def test_imagebind_in_miniature_learns_pairs(tmp_path) -> None:
+    run = replace(find_recipe("imagebind_pico").run(), steps=2, batch_size=4, threads=1)
+    carry_out(run, tmp_path, Manner(show=False), lambda line: None)
+    assert chiasm.load(tmp_path).similarity([PICTURE], ["a red square", "a dog"]).shape == (1, 2)
+
+
+def test_a_recipe_that_can_only_be_counted_says_so(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="setting_missing"):
+        carry_out(find_recipe("imagebind_huge_paper").run(), tmp_path, Manner(show=False), lambda line: None)

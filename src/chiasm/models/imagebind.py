@@ -143,7 +143,8 @@ class BindingProcessor(DualProcessor):
         return spectrograms(sounds, rate, bands=self.audio.size[0], frames=self.audio.size[1])
 
 
-def _text(width: int, layers: int, heads: int, vocab: int = 49408, context: int = 77) -> TextEncoderConfig:
+def text(width: int, layers: int, heads: int, vocab: int = 49408, context: int = 77) -> TextEncoderConfig:
+    """The text tower by its numbers."""
     return TextEncoderConfig(
         vocab_size=vocab,
         context_length=context,
@@ -166,7 +167,7 @@ def _plane(
 PRESETS = {
     "imagebind_huge": ImageBindConfig(
         vision=ModalConfig(stem=PictureStem(), hidden_dim=1280, num_layers=32, num_heads=16),
-        language=_text(1024, 24, 16),
+        language=text(1024, 24, 16),
         embed_dim=1024,
         audio=_plane(768, 12, (128, 204), 10),
         depth=_plane(384, 8),
@@ -192,7 +193,7 @@ def tiny() -> tuple[ImageBindConfig, BindingProcessor]:
     tokenizer = tiny_tokenizer("clip")
     config = ImageBindConfig(
         vision=ModalConfig(stem=PictureStem(image_size=32, patch_size=8), hidden_dim=32, num_layers=2, num_heads=2),
-        language=_text(32, 2, 2, len(tokenizer)),
+        language=text(32, 2, 2, len(tokenizer)),
         embed_dim=16,
         audio=_plane(32, 2, (128, 204), 10, 1),
         depth=_plane(16, 2, (32, 32), layers=1),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chiasm.data.collation import Pairs
-from chiasm.recipes.bridges import Bridged, pico
+from chiasm.recipes.bridges import Bridged, Gated, pico
 from chiasm.recipes.run import Run, Source, Store, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
@@ -111,6 +111,38 @@ class Prefixed(Bridged):
         return assemble(family, config, parts, seed=seed, frozen={"language": language})
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Idefics(Gated):
+    """`Gated` as IDEFICS has it: other gated layers, and a word more, which stands around every picture."""
+
+    def gated(self, tower: Any, language: Any, tokenizer: Any) -> tuple[Any, Any]:
+        from chiasm.models.idefics import FAKE, IdeficsConfig
+
+        tokenizer.add_control(FAKE)
+        language = _with_words(language, len(tokenizer))
+        shared = self.shared(tower, language.config, tokenizer)
+        gates = replace(
+            shared.pop("gates"), first=0, act="silu", norm_eps=1e-6, rms_norm=True, gated_mlp=True, qk_norm=True
+        )
+        connector = replace(shared.pop("connector"), act="relu", qk_norm=True)
+        # the end of a turn isn't the end of a text: the reply still sees the question's picture
+        end = tokenizer.token_to_id("<|endoftext|>")
+        return language, IdeficsConfig(**shared, connector=connector, gates=gates, added_words=1, end_id=end)
+
+
+def _with_words(language: Any, count: int) -> Any:
+    """The language model with a vocabulary of `count` words; new ones start as the mean of the others."""
+    from torch import no_grad
+
+    wider = replace(language.config, vocab_size=count).build().requires_grad_(False)
+    own = wider.state_dict()
+    with no_grad():
+        for name, tensor in language.state_dict().items():
+            own[name][: len(tensor)] = tensor
+            own[name][len(tensor) :] = tensor.mean(0)
+    return wider
+
+
 @recipe(family="blip2_retrieval", scale="pico", needs=NEEDS)
 def blip2_pico_stage1() -> Run:
     """The Q-Former learns to speak of pictures: contrast, matching and captions over `clip_pico`'s frozen tower."""
@@ -163,3 +195,9 @@ def frozen_pico() -> Run:
     """A small NF-ResNet from scratch, its gradient through the frozen pico language model."""
     run = pico(Prefixed(), ("^vision\\.", "^connector\\."))
     return replace(run, after=None, store=None)
+
+
+@recipe(family="idefics", scale="pico", needs=NEEDS)
+def idefics_pico() -> Run:
+    """Gated layers with RMSNorm and gated MLPs, pictures between two words of their own."""
+    return pico(Idefics(), ("^connector\\.", "^gates\\."))

@@ -70,27 +70,36 @@ class Gated(Bridged):
     every: int = 2
 
     def build(self, family: str, seed: int) -> Model:
-        from dataclasses import replace as with_fields
-
-        from chiasm.connectors.resampler import ResamplerConfig
-        from chiasm.fusion.gated_cross_attention import GatesConfig
         from chiasm.models.assembly import Parts, clip_tower
-        from chiasm.models.flamingo import FlamingoConfig
         from chiasm.recipes.running.building import assemble, speaking
 
         language, tokenizer, template = speaking(self.language)
-        width, inner = self.hidden_dim, language.config.hidden_dim
-        resampler = connector_by_name("resampler", width, inner, self.tokens)
+        width = self.hidden_dim
+        tower = clip_tower(self.image_size, self.patch_size, width, self.num_layers, width // 32)
+        language, config = self.gated(tower, language, tokenizer)
+        return assemble(family, config, Parts(tokenizer, template=template), seed=seed, frozen={"language": language})
+
+    def gated(self, tower: Any, language: Any, tokenizer: Any) -> tuple[Any, Any]:
+        """The language model as this family takes it, and the family's configuration around it and `tower`."""
+        from chiasm.models.flamingo import FlamingoConfig
+
+        return language, FlamingoConfig(**self.shared(tower, language.config, tokenizer))
+
+    def shared(self, tower: Any, language: Any, tokenizer: Any) -> dict[str, Any]:
+        """What Flamingo's configuration and IDEFICS's have in common."""
+        from chiasm.connectors.resampler import ResamplerConfig
+        from chiasm.fusion.gated_cross_attention import GatesConfig
+
+        inner = language.hidden_dim
+        resampler = connector_by_name("resampler", self.hidden_dim, inner, self.tokens)
         assert isinstance(resampler, ResamplerConfig)
-        config = FlamingoConfig(
-            vision=clip_tower(self.image_size, self.patch_size, width, self.num_layers, width // 32),
-            connector=with_fields(resampler, output_dim=None),
-            language=language.config,
-            gates=GatesConfig(every=self.every, first=self.every - 1, num_heads=4, head_dim=32, mlp_dim=2 * inner),
-            image_token_id=tokenizer.token_to_id("<image>") or 0,
-        )
-        parts = Parts(tokenizer, template=template)
-        return assemble(family, config, parts, seed=seed, frozen={"language": language})
+        return {
+            "vision": tower,
+            "connector": replace(resampler, output_dim=None),
+            "language": language,
+            "gates": GatesConfig(every=self.every, first=self.every - 1, num_heads=4, head_dim=32, mlp_dim=2 * inner),
+            "image_token_id": tokenizer.token_to_id("<image>") or 0,
+        }
 
 
 def connector_by_name(name: str, width: int, output: int, tokens: int, inner: int | None = None) -> Any:
