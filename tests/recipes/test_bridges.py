@@ -166,14 +166,8 @@ def test_idefics_in_miniature_keeps_the_language_model_and_its_reply_sees_the_qu
     model = run.model.build("idefics", 0)
     table, ready = model.module.language.embed_tokens.weight, speaking("pico_text")[0].embed_tokens.weight
     assert torch.equal(table[:-1], ready) and torch.allclose(table[-1], ready.mean(0))
-    for name, parameter in model.module.named_parameters():
-        if name.endswith("_gate"):
-            torch.nn.init.ones_(parameter)
-    blue = Image.fromarray(np.full((96, 96, 3), (30, 30, 200), dtype=np.uint8))
-    other = [{"role": "user", "content": [{"type": "image", "image": blue}, TALK[0]["content"][1]]}]
-    with torch.no_grad():
-        one, two = (model.module(model.processor([talk]))[0, -1] for talk in (TALK[:1], other))
-    assert not torch.allclose(one, two, atol=1e-3)
+    gallery = model.module.gallery(model.processor([TALK[:1]]))
+    assert gallery.seen[0, -1] == 0  # the end of the user's turn isn't the end of what sees the picture
 
 
 def test_imagebind_in_miniature_learns_pairs(tmp_path) -> None:
