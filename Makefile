@@ -23,6 +23,7 @@ bench: $(VENV)/.stamp-test
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/inference.py --record docs/performance.json
 	$(BIN)/python benchmarks/drawing.py docs/performance.json docs/performance.svg
+	$(BIN)/python benchmarks/towers.py
 	$(BIN)/python benchmarks/quantized.py
 	$(BIN)/python benchmarks/serving.py
 

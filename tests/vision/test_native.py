@@ -9,6 +9,7 @@ import torch
 
 from chiasm.nn.attention import AttentionConfig, attend_runs
 from chiasm.nn.masks import AttentionMask, run_mask
+from chiasm.vision import native
 from chiasm.vision.native import NativeViTConfig, WindowConfig, merged_positions, window_order
 
 SHAPE = {"patch_size": 4, "hidden_dim": 32, "num_layers": 2, "num_heads": 2, "mlp_dim": 64, "act": "silu"}
@@ -68,6 +69,33 @@ def test_a_picture_is_encoded_the_same_in_any_company() -> None:
                 stop = start + one[0] * one[1] * one[2]
                 assert (tower(patches[start:stop], [one]) - together[start:stop]).abs().max() <= 1e-5
                 start = stop
+
+
+@pytest.mark.parametrize("full", [(), (1,), (0, 3)])
+def test_windows_in_turns_equal_windows_at_once(full: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    grids = [(1, 10, 14), (2, 6, 4)]
+    shape = {**SHAPE, "num_layers": 4, "rms_norm": True}
+    tower = NativeViTConfig(**shape, window=WindowConfig(side=16, full_layers=full)).build()
+    patches = torch.randn(sum(t * h * w for t, h, w in grids), 96)
+    weight, found, calls = torch.randn(len(patches), 32), [], 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    tower.blocks[2].register_forward_hook(count)
+    monkeypatch.setattr(native, "_rows", lambda grids: [list(grids)])  # one row both times
+    for row in (10**6, 40):
+        monkeypatch.setattr(native, "CPU_ROW", row)
+        tower.zero_grad()
+        out = tower(patches, grids)
+        (out * weight).sum().backward()
+        found.append((out.detach(), [p.grad.clone() for p in tower.parameters()], calls))
+    (once, there, first), (turns, here, both) = found
+    assert first == 1 and both > 4
+    assert (once - turns).abs().max() <= 1e-5
+    assert all((a - b).abs().max() <= 1e-4 for a, b in zip(there, here, strict=True))
 
 
 def seconds(call) -> float:

@@ -13,7 +13,8 @@ stay so throughout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ from chiasm.nn.norms import RMSNorm
 from chiasm.nn.positions import axial_tables, resize_grid
 
 Grid = tuple[int, int, int]
+Tables = tuple[torch.Tensor, torch.Tensor]  # (1, 1, P, C) each
 CPU_ROW = 1024  # patches
 
 
@@ -140,21 +142,30 @@ class NativeViT(nn.Module):
         cos, sin = axial_tables(rows, columns, head_dim, interleaved=config.interleaved)
         whole = run_mask([h * w for t, h, w in grids for _ in range(t)], x.device)
         if config.window is None:
-            x = self._run(x, (cos.to(x.dtype), sin.to(x.dtype)), lambda layer: whole)
-            return self.norm_post(x)
+            tables = (cos.to(x.dtype), sin.to(x.dtype))
+            return self.norm_post(self._run(x, tables, range(config.num_layers), whole))
         order, lengths = window_order(grids, config.merge, config.window.side // config.patch_size)
         order = order.to(x.device)
-        windows, full = run_mask(lengths, x.device), set(config.window.full_layers)
         tables = (cos[:, :, order].to(x.dtype), sin[:, :, order].to(x.dtype))
+        x = x[order]
         # windows of one picture stand together, so that whole pictures are runs of the reordered row as well
-        x = self._run(x[order], tables, lambda layer: whole if layer in full else windows)
+        for full, band in itertools.groupby(range(config.num_layers), set(config.window.full_layers).__contains__):
+            layers = list(band)
+            x = self._run(x, tables, layers, whole) if full else self._windows(x, tables, layers, lengths)
         return self.norm_post(x[order.argsort()])
 
-    def _run(self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor], mask) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    def _windows(self, x: torch.Tensor, tables: Tables, layers: Sequence[int], lengths: Sequence[int]) -> torch.Tensor:
+        """Consecutive layers of windows, which see nothing of one another: on a CPU in turns that fit the cache."""
+        groups = _groups(lengths) if x.device.type == "cpu" else [list(lengths)]
+        sizes, (cos, sin) = [sum(group) for group in groups], tables
+        pieces = zip(x.split(sizes), cos.split(sizes, 2), sin.split(sizes, 2), groups, strict=True)
+        done = [self._run(part, (c, s), layers, run_mask(group, x.device)) for part, c, s, group in pieces]
+        return done[0] if len(done) == 1 else torch.cat(done)
+
+    def _run(self, x: torch.Tensor, tables: Tables, layers: Iterable[int], mask: AttentionMask) -> torch.Tensor:
         x = x[None]
-        for layer, block in enumerate(self.blocks):
-            chosen: AttentionMask = mask(layer)
-            x = block(x, mask=chosen, rotary=tables)
+        for layer in layers:
+            x = self.blocks[layer](x, mask=mask, rotary=tables)
         return x[0]
 
     def _learned(self, grids: Sequence[Grid], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -170,16 +181,19 @@ class NativeViT(nn.Module):
 
 def _rows(grids: Sequence[Grid]) -> list[list[Grid]]:
     """Pictures in rows of about `CPU_ROW` patches: on a CPU, longer rows leave the cache (a tenth slower)."""
-    rows: list[list[Grid]] = [[]]
-    used = 0
-    for grid in grids:
-        count = grid[0] * grid[1] * grid[2]
-        if rows[-1] and used + count > CPU_ROW:
-            rows.append([])
-            used = 0
-        rows[-1].append(grid)
-        used += count
-    return rows
+    left = iter(grids)
+    groups = _groups([t * h * w for t, h, w in grids])
+    return [list(itertools.islice(left, len(group))) for group in groups]
+
+
+def _groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Consecutive lengths in groups whose sums don't exceed `CPU_ROW`, unless one length alone does."""
+    groups: list[list[int]] = [[]]
+    for length in lengths:
+        if groups[-1] and sum(groups[-1]) + length > CPU_ROW:
+            groups.append([])
+        groups[-1].append(length)
+    return groups
 
 
 def merged_positions(
