@@ -44,7 +44,7 @@ def setup(config):
     decoder = config.build()
     for parameter in decoder.parameters():
         parameter.data = 0.3 * torch.randn_like(parameter)
-    rotary = decoder._rotary(torch.arange(7)[None], torch.float32)
+    rotary = decoder._rotary(torch.arange(7)[None], torch.float32, None)
     mask = attention_mask(None, causal=True, queries=7, keys=7)
     return decoder.blocks[0], rotary, mask, torch.randn(2, 7, 24)
 

@@ -382,7 +382,7 @@ def test_every_preset_s_config_survives_its_layout() -> None:
         ({"model_type": "llava", "text_config": {"model_type": "gemma"}}, "model_type_unknown"),
         ({"model_type": "llava", "vision_config": {"model_type": "pixtral"}}, "model_type_unknown"),
         ({"model_type": "llava", "vision_feature_layer": [-2, -5]}, "config_variant"),
-        ({"model_type": "llava", "text_config": {"rope_scaling": {"rope_type": "yarn"}}}, "rope_unknown"),
+        ({"model_type": "llava", "text_config": {"rope_scaling": {"rope_type": "spiral"}}}, "rope_unknown"),
         ({"model_type": "clip", "vision_config": {"hidden_size": "large"}}, "config_field"),
         ({"model_type": "clip", "vision_config": {"num_channels": 4}}, "config_variant"),
         ({"model_type": "siglip", "vision_config": {"vision_use_head": False}}, "config_variant"),
