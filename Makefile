@@ -21,11 +21,12 @@ check: $(VENV)/.stamp-test .reference/.stamp
 
 bench: $(VENV)/.stamp-test
 	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/inference.py --record docs/performance.json
+	$(BIN)/python benchmarks/inference.py --runs 3 --record docs/performance.json
 	$(BIN)/python benchmarks/drawing.py docs/performance.json docs/performance.svg
 	$(BIN)/python benchmarks/towers.py
-	$(BIN)/python benchmarks/quantized.py
-	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/quantized.py --count 20
+	$(BIN)/python benchmarks/serving.py --only mixed --requests 24
+	$(BIN)/python benchmarks/serving.py --only questions
 
 soak: $(VENV)/.stamp-test
 	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
