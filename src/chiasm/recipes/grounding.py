@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from chiasm.data.collation import Grounded
 from chiasm.recipes.run import ModelConfig, Run, Source, Store, TaskConfig, recipe
-from chiasm.training.config import AdamW, Cosine, Group
+from chiasm.training.config import AdamW, Cosine, Group, Muon
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,7 +179,7 @@ def qwen_vl_pico_boxes() -> Run:
         batch_size=8,
         checkpoint_every=100,
         bf16=True,
-        optimizer=AdamW(betas=(0.9, 0.98)),
+        optimizer=Muon(),  # with AdamW the answers stayed as good as blind
         schedule=Cosine(warmup=0.05),
-        groups=(Group(pattern="^connector\\.", learning_rate=3e-4), Group(learning_rate=1.5e-3)),
+        groups=(Group(pattern="^connector\\.", learning_rate=3e-4), Group(learning_rate=1e-3)),
     )
