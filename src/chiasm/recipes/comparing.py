@@ -62,7 +62,7 @@ def collect(asked: Comparison, plan: Mapping[str, Any], out: Path) -> list[dict[
                 "parameters": told["parameters"],
                 "trained": told["trained"],
                 "flops": told["flops"] * told["steps"],
-                "seconds": round(float(np.mean(seconds)), 1),
+                "seconds": round(float(np.mean(seconds)), 3),
                 "peak_bytes": max(usage["peak_bytes"] for usage in usages),
                 "tasks": tasks,
                 "kinds": {task: _kinds([result["chiasm"][task]["kinds"] for result in results]) for task in tasks},
