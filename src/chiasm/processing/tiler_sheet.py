@@ -28,7 +28,7 @@ def card(size: tuple[int, int] = (1920, 1080)) -> Image.Image:
         draw.line((width * number / 16, 0, width * number / 16, height), fill=shade, width=2)
         draw.line((0, height * number / 16, width, height * number / 16), fill=shade, width=2)
     top = 0.08 * height
-    for share in (0.16, 0.09, 0.055, 0.035, 0.022, 0.014):
+    for share in (0.13, 0.09, 0.055, 0.035, 0.022, 0.014):
         draw.text(
             (0.1 * width, top), "Every pixel has its place", fill=INK, font=ImageFont.load_default(share * height)
         )
