@@ -90,7 +90,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_the_last_checkpoint(tmp_path, mon
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "_sync", full)
+    monkeypatch.setattr(checkpoints, "sync", full)
     with pytest.raises(CheckpointError, match=r"disk_full.*step-00000001"):
         save(tmp_path, 2)
     monkeypatch.undo()

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from chiasm.core.files import LEFTOVER
+
 SCRIPT = Path(__file__).with_name("killed_runs.py")
 
 
@@ -36,6 +38,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("family", ["clip", "llava"])
 def test_kill_9_at_random_steps(family: str, pictures: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "cut" / "run"
+    begun.mkdir(parents=True)
+    (begun / f"{LEFTOVER}0.yaml").write_text("recipe: cl")  # a run that was killed as it stored its settings
     came = killed_runs("steps", family, pictures, tmp_path, 10)
     assert len(came["killed"]) == 10
     assert came["losses"] and came["tensors"] and came["steps"] == 60 and came["compared"] > 50, came

@@ -24,6 +24,7 @@ from chiasm.cli.data import OPENING, Opening
 from chiasm.cli.options import LOADING, Loading, Sampling
 from chiasm.cli.output import UsageError, emit, note, progress, say
 from chiasm.core.errors import CapabilityError, ConfigError, DataError
+from chiasm.core.files import write_text
 
 if TYPE_CHECKING:
     from chiasm.cli.curating import Rows
@@ -255,7 +256,6 @@ def workspace(out: Path, asked: dict[str, Any]) -> Iterator[Journal]:
     Raises:
         ConfigError: another curation is in progress there, or another process works on it.
     """
-    from chiasm.data.writing import write_whole
     from chiasm.evaluation.journal import Journal
 
     folder = out.parent / f".{out.name}.curating"
@@ -269,9 +269,7 @@ def workspace(out: Path, asked: dict[str, Any]) -> Iterator[Journal]:
         if path.is_file():
             _same(json.loads(path.read_text("utf-8")), asked, folder)
         else:
-            beside = folder / ".settings.json"
-            write_whole(beside, json.dumps(asked, ensure_ascii=False, indent=1).encode())
-            beside.replace(path)
+            write_text(path, json.dumps(asked, ensure_ascii=False, indent=1))
         yield Journal(folder / "journal.jsonl")
         shutil.rmtree(folder)
 
@@ -328,7 +326,6 @@ def _write(
     from chiasm.data.convert import convert
     from chiasm.data.curation import Curated, count, write_decisions
     from chiasm.data.curation_sheet import sheet
-    from chiasm.data.writing import write_whole
 
     kept = Curated(dataset, decisions, together=format in TOGETHER)
     if not len(kept):
@@ -350,8 +347,8 @@ def _write(
         place.mkdir()
         write_decisions(place / "decisions.jsonl", decisions)
         page = sheet(dataset, decisions, limits, about, examples)
-        write_whole(place / "sheet.html", page.encode("utf-8"))
-        write_whole(place / "settings.json", (json.dumps(summary, ensure_ascii=False, indent=1) + "\n").encode())
+        write_text(place / "sheet.html", page)
+        write_text(place / "settings.json", json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
 
     done = convert(kept, out, format, progress=progress("rows written"), beside=beside)
     for name, rows in done.left_out.items():

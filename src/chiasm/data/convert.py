@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chiasm.core.errors import ChiasmError, DataError
+from chiasm.core.files import sync
 from chiasm.core.samples import Dataset
 from chiasm.data.rows import Fault, place_of
 from chiasm.data.writing import Writer
@@ -89,7 +90,7 @@ def convert(
         if os.path.lexists(target):
             raise DataError("out_exists", f"{target} appeared meanwhile", hint="another name")
         building.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError("disk_full", f"{target.parent} has no room for {target.name}; nothing was kept") from None
@@ -127,15 +128,7 @@ def _write(dataset: Dataset, writer: Writer, skip_bad: bool, progress: Callable[
 
 def _sync_folders(folder: Path) -> None:
     for at, _, _ in os.walk(folder):
-        _sync(Path(at))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(Path(at))
 
 
 def describe(converted: Converted) -> dict[str, Any]:

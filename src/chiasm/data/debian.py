@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from chiasm.core.errors import SourceError
+from chiasm.core.files import sync
 
 STAMPS_HINT = "chiasm data pull stamps"
 _AR_MAGIC = b"!<arch>\n"
@@ -170,13 +171,5 @@ def _sync(folder: Path) -> None:
     """Make the names in `folder` and its files' bytes durable."""
     for path in folder.rglob("*") if folder.name == "files" else ():
         if path.is_file():
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync(path)
+    sync(folder)

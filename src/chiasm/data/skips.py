@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from chiasm.core.errors import DataError
+from chiasm.core.files import replacing
 from chiasm.core.samples import Dataset
 from chiasm.data.rows import Chosen
 from chiasm.data.strict_json import parse_json
@@ -25,19 +24,10 @@ def write_skips(path: Path, dataset: Dataset, bad: Iterable[dict[str, Any]]) -> 
         dataset: the data that was checked.
         bad: mappings with `index` (None for what is no row), `source`, `row`, `offset`, `code` and `reason`.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            head = {"kind": _KIND, "name": dataset.name, "fingerprint": dataset.fingerprint, "rows": len(dataset)}
-            for line in (head, *bad):
-                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    head = {"kind": _KIND, "name": dataset.name, "fingerprint": dataset.fingerprint, "rows": len(dataset)}
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        for line in (head, *bad):
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def without_skipped(dataset: Dataset, path: Path) -> Dataset:

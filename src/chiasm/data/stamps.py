@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from chiasm.core.files import replacing
 from chiasm.data.debian import cache_folder
 
 WHOLE = 4 * 2**30  # larger files are digested by their ends and their time of change
@@ -71,10 +71,8 @@ def keep_arrays(kind: str, state: str, arrays: dict[str, np.ndarray]) -> None:
     path = _place(kind, state)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=".npz")
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(name, path)
+        with replacing(path) as beside:
+            np.savez(beside, **arrays)  # type: ignore[arg-type]
     except OSError:
         return
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from chiasm.core.errors import CheckpointError
+from chiasm.core.files import sync
 from chiasm.training.world import ALONE, World, whole
 
 KEPT = 2
@@ -57,18 +58,18 @@ def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], state: St
     with _full_disk(folder, partial):
         share = _share(tensors, world)
         save_file(share, partial / f"rank-{world.rank:05d}.safetensors")
-        _sync(partial / f"rank-{world.rank:05d}.safetensors")
+        sync(partial / f"rank-{world.rank:05d}.safetensors")
         del share
         world.barrier()
         if world.main:
             _write(partial / "state.json", json.dumps({"step": step, **state}))
             files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
             _write(partial / "manifest.json", json.dumps({"files": files}, indent=1))
-            _sync(partial)
+            sync(partial)
             if final.exists():
                 _set_aside(final)
             partial.rename(final)
-            _sync(folder)
+            sync(folder)
             wrong = fault(final)
             if wrong is not None:
                 raise CheckpointError("checkpoint_corrupt", f"{final} was written and reads back otherwise: {wrong}")
@@ -171,7 +172,7 @@ def _share(tensors: Mapping[str, torch.Tensor], world: World) -> dict[str, torch
 def _check_room(folder: Path, needed: int) -> None:
     if not folder.exists():
         folder.mkdir(parents=True)
-        _sync(folder.parent)
+        sync(folder.parent)
     free = shutil.disk_usage(folder).free
     if free < needed + MARGIN:
         raise _disk_full(folder, f"a checkpoint needs {needed:,} bytes, {free:,} are free")
@@ -214,12 +215,4 @@ def _digest(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, "utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path)

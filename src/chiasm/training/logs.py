@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
+
+from chiasm.core.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,9 +121,7 @@ def cut(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    beside = path.with_name(f".{path.name}")
-    beside.write_text("".join(kept), "utf-8")
-    os.replace(beside, path)
+    write_text(path, "".join(kept))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

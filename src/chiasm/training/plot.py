@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from chiasm.core.files import replacing
+
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 900, 480, 80, 44, 36, 20
 INK, GRID, FAINT, LINE = (40, 40, 40), (228, 228, 228), (182, 204, 236), (28, 92, 188)
 
@@ -26,9 +28,8 @@ def plot_loss(points: Sequence[tuple[int, float]], path: Path, title: str = "") 
     pen.text((LEFT, 12), title, fill=INK)
     if good:
         _curve(pen, good)
-    beside = path.with_name(f".{path.name}")
-    picture.save(beside, format="PNG")
-    beside.replace(path)
+    with replacing(path) as beside:
+        picture.save(beside, format="PNG")
 
 
 def _curve(pen: ImageDraw.ImageDraw, points: Sequence[tuple[int, float]]) -> None:

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from chiasm.core.errors import CheckpointError, SourceError
-from chiasm.weights.files import BITS, Entry, read_header, read_json, sync, write_json
+from chiasm.core.files import sync
+from chiasm.weights.files import BITS, Entry, read_header, read_json, write_json
 from chiasm.weights.meta import shapes_of
 from chiasm.weights.table import Table, execute
 

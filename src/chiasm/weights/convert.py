@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 
 from chiasm.core.errors import CheckpointError, SourceError
+from chiasm.core.files import sync
 from chiasm.weights import unpickle
 from chiasm.weights.checkpoint import PICKLES, open_checkpoint, save_state
-from chiasm.weights.files import read_header, read_json, sync, write_json
+from chiasm.weights.files import read_header, read_json, write_json
 
 USUAL = ("pytorch_model.bin", "open_clip_pytorch_model.bin")
 SIDE_FILES = (".json", ".txt", ".model", ".jinja")

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from chiasm.core.errors import CheckpointError, ConfigError
-from chiasm.weights.files import read_json, sync
+from chiasm.core.files import sync
+from chiasm.weights.files import read_json
 from chiasm.weights.gguf_export import KINDS, check_exportable, read_back, write_gguf
 from chiasm.weights.golden import run_vectors
 from chiasm.weights.load import load

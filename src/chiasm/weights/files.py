@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chiasm.core.errors import CheckpointError, ConfigError
+from chiasm.core.files import write_text
 
 HEADER_LIMIT = 100 * 2**20
 JSON_LIMIT = 64 * 2**20
@@ -126,20 +125,4 @@ def write_json(file: Path, value: Any) -> None:
         file: where; its folder must exist.
         value: what `json` can encode.
     """
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".writing-", suffix=".json")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=2, ensure_ascii=False, sort_keys=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.chmod(name, 0o644)
-    os.replace(name, file)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

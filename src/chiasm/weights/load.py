@@ -18,6 +18,7 @@ from torch import nn
 
 from chiasm.core.devices import device_called
 from chiasm.core.errors import CheckpointError, ConfigError
+from chiasm.core.files import sync
 from chiasm.core.registry import Family, families, family
 from chiasm.language.decoder import Decoder
 from chiasm.models.assembly import Parts
@@ -29,7 +30,7 @@ from chiasm.processing.tokenizer import Tokenizer
 from chiasm.weights.adapters import attach, base_of, is_adapter, read_adapter, write_adapter
 from chiasm.weights.bundled import bundled_folders, load_bundle
 from chiasm.weights.checkpoint import load_state, open_checkpoint, read_config, save_state
-from chiasm.weights.files import read_json, sync, write_json
+from chiasm.weights.files import read_json, write_json
 from chiasm.weights.frozen import tower_tokenizer
 from chiasm.weights.layouts import layout_for, layout_of, native
 from chiasm.weights.layouts.layout import Layout

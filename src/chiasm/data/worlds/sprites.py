@@ -7,14 +7,13 @@ into one memory-mapped file a size under the cache folder; the larger size, whic
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chiasm.core.errors import ConfigError, SourceError
+from chiasm.core.files import replacing, write_text
 from chiasm.data.debian import STAMPS_HINT, cache_folder
 from chiasm.data.packs import Picture, load_pack
 from chiasm.data.worlds.vocabulary import nouns
@@ -195,16 +194,11 @@ def _stored(source: Sprites, level: int) -> tuple[np.ndarray, dict[str, tuple[in
 def _store(source: Sprites, keys: tuple[str, ...], level: int, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     index, start = {}, 0
-    handle, scratch = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
+    with replacing(path) as beside, beside.open("wb") as file:
         for key in keys:
             art = source.record(key).open(2 * level)
             art = trim(art)
             art.thumbnail((level, level), reducing_gap=3.0)
             index[key] = (start, art.width, art.height)
             start += file.write(art.tobytes())
-    os.replace(scratch, path)  # the description comes last: who finds it finds the pixels
-    handle, scratch = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(index, file)
-    os.replace(scratch, path.with_suffix(".json"))
+    write_text(path.with_suffix(".json"), json.dumps(index))  # comes last: who finds the description finds the pixels

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from chiasm.core.errors import CheckpointError, ConfigError
+from chiasm.core.files import holds_nothing
 from chiasm.recipes.run import Run, find_recipe
 from chiasm.recipes.running.settings import CHANGEABLE, FILE, differences, read_run, write_run
 from chiasm.recipes.running.standard import standard_task
@@ -157,7 +158,7 @@ def _claim(run: Run, out: Path, resume: bool) -> None:
             raise CheckpointError(
                 "resume_settings", what, hint=f"another --out, or change only {', '.join(CHANGEABLE[:3])}"
             )
-    elif not stored.is_file() and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not stored.is_file() and out.exists() and (not out.is_dir() or not holds_nothing(out)):
         what = f"{out} is there already and holds no run"
         raise ConfigError("folder_not_empty", what, hint="another --out folder")
     out.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import os
 import pkgutil
 import typing
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import yaml
 
 from chiasm.core.config import choices_of, from_dict, to_dict
 from chiasm.core.errors import ConfigError
+from chiasm.core.files import write_text
 from chiasm.core.spelling import nearest
 from chiasm.recipes.run import Run, Source, find_recipe, recipes
 
@@ -76,9 +76,7 @@ def write_run(run: Run, path: Path) -> None:
     """Store a run; the file is there whole or not at all."""
     text = "# every setting of this run; chiasm train THIS_FILE --out DIR repeats it\n"
     text += yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text, "utf-8")
-    os.replace(beside, path)
+    write_text(path, text)
 
 
 def read_run(path: Path) -> Run:
