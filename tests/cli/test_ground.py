@@ -110,7 +110,6 @@ def test_image_tokens_is_a_budget(run, tiny_folder, picture) -> None:
 
 
 def test_a_video_file_is_watched(run, tiny_folder, tmp_path) -> None:
-    pytest.importorskip("av")
     from tests.processing.test_video import film
 
     path = film(tmp_path / "film.mp4")
@@ -121,7 +120,6 @@ def test_a_video_file_is_watched(run, tiny_folder, tmp_path) -> None:
 
 
 def test_moments_are_found_clipped_and_reported(run, tiny_folder, tmp_path, monkeypatch) -> None:
-    pytest.importorskip("av")
     from tests.processing.test_video import film
 
     path = film(tmp_path / "film.mp4")

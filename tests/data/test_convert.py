@@ -153,7 +153,8 @@ def test_pixels_without_a_file_become_png(tmp_path: Path) -> None:
 
 
 def test_the_webdataset_package_reads_our_shards(tmp_path: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
+    import webdataset
+
     convert(open_dataset(pairs(tmp_path)), tmp_path / "pairs-out", "webdataset")
     convert(open_dataset(talks(tmp_path)), tmp_path / "talks-out", "webdataset")
     rows = list(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,8 +14,6 @@ import chiasm
 from chiasm.core.errors import ChiasmError
 from chiasm.processing.packed_processor import PackedImageProcessor
 from chiasm.processing.video import FpsSampling, KeyframeSampling, UniformSampling, read_frames
-
-av = pytest.importorskip("av")
 
 
 def frame(index: int, size: tuple[int, int] = (64, 48)) -> np.ndarray:

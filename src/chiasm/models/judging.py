@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 from chiasm.core.batch import Batch
 from chiasm.core.errors import PromptError
 from chiasm.core.plan import ImagePlan
-from chiasm.core.protocols import Answering, Heating, Matching
+from chiasm.core.protocols import Answering, Generative, Heating, Matching
 from chiasm.core.replies import Grounding, Region, Reply, Score, Usage
 from chiasm.processing.fusion import FusionProcessor
+from chiasm.processing.tokenizer import Tokenizer
 
 CHUNK = 16  # pairs a forward pass
 
@@ -75,6 +78,35 @@ def score_answer(module: Answering, batch: Batch, answer: str) -> Score:
         )
     number = list(module.answers).index(answer)
     return Score((number,), (_answer_logs(module, batch)[0, number].item(),))
+
+
+@torch.inference_mode()
+def score_reply(module: Any, tokenizer: Tokenizer, batch: Batch, text: str) -> Score:
+    """Likelihood of one text as the reply to one prepared conversation; the batch is left as it is.
+
+    Raises:
+        PromptError: the text has no token, or isn't among the answers of a family that chooses.
+    """
+    if isinstance(module, Answering):
+        return score_answer(module, batch, text)
+    ids = tokenizer.encode(text, first=False)
+    if not ids:
+        raise PromptError("answer_empty", "an answer has no token to score")
+    assert batch.input_ids is not None
+    tail = torch.tensor([ids], device=batch.input_ids.device)
+    whole = replace(batch, input_ids=torch.cat((batch.input_ids, tail), 1), attention_mask=None)
+    logs = module(whole)[0, -len(ids) - 1 : -1].float().log_softmax(-1)
+    return Score(tuple(ids), tuple(logs[torch.arange(len(ids)), tail[0]].tolist()))
+
+
+@torch.inference_mode()
+def seen(module: nn.Module, batch: Batch) -> Batch:
+    """The batch with its tower's features in place of crops, so that several answers are read beside them."""
+    pixels, see = batch.pixel_values, getattr(module, "visual_features", None)
+    if pixels is None or see is None or pixels.dim() != 4 or not isinstance(module, Generative):
+        return batch
+    weight = next(module.parameters())
+    return replace(batch, features=see(pixels.to(weight.dtype)), pixel_values=None)
 
 
 def _answer_logs(module: Answering, batch: Batch) -> torch.Tensor:

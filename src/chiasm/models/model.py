@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from chiasm.generation.slotted import Keeping
 from chiasm.generation.store import Counts
 from chiasm.models.grounding import ground_by_words, locate_by_words
 from chiasm.models.inspecting import inspect_conversation
-from chiasm.models.judging import choose_answers, ground_phrase, match_pairs, score_answer
+from chiasm.models.judging import choose_answers, ground_phrase, match_pairs, score_reply, seen
 from chiasm.models.remembering import remember
 from chiasm.processing.processor import DualProcessor, Processor, listed
 
@@ -336,9 +335,11 @@ class Model:
         prepared: dict[int, Batch] = {}
         for conversation in parsed:
             if id(conversation) not in prepared:
-                prepared[id(conversation)] = self._seen(self._ready(processor([conversation])))
-        rows = zip(parsed, answers, strict=True)
-        return [self._score_one(module, processor, replace(prepared[id(c)]), answer) for c, answer in rows]
+                prepared[id(conversation)] = seen(module, self._ready(processor([conversation])))
+        return [
+            score_reply(module, processor.tokenizer, prepared[id(conversation)], text)
+            for conversation, text in zip(parsed, answers, strict=True)
+        ]
 
     def ground(self, image: Any, phrase: str) -> Grounding:
         """Find a phrase in a picture.
@@ -457,27 +458,6 @@ class Model:
             limits = self.limits(first.max_new_tokens, first.stop)
             replies += generate(module, batch, self.processor.tokenizer, limits, first.sampling, first.num_beams)
         return replies
-
-    def _seen(self, batch: Batch) -> Batch:
-        """The batch with its tower's features in place of crops, so that several answers are read beside them."""
-        pixels, see = batch.pixel_values, getattr(self.module, "visual_features", None)
-        if pixels is None or see is None or pixels.dim() != 4 or not isinstance(self.module, Generative):
-            return batch
-        weight = next(self.module.parameters())
-        return replace(batch, features=see(pixels.to(weight.dtype)), pixel_values=None)
-
-    def _score_one(self, module: Any, processor: Processor, batch: Batch, answer: str) -> Score:
-        if isinstance(module, Answering):
-            return score_answer(module, batch, answer)
-        ids = processor.tokenizer.encode(answer, first=False)
-        if not ids:
-            raise PromptError("answer_empty", "an answer has no token to score")
-        assert batch.input_ids is not None
-        batch.input_ids = torch.cat((batch.input_ids, torch.tensor([ids], device=self.device)), 1)
-        batch.attention_mask = None
-        logits = module(batch)[0, -len(ids) - 1 : -1].float().log_softmax(-1)
-        logprobs = logits[torch.arange(len(ids)), torch.tensor(ids)].tolist()
-        return Score(tuple(ids), tuple(logprobs))
 
 
 def _listed(value: Any) -> list[Any]:
