@@ -18,6 +18,7 @@ from chiasm.recipes.running import carry
 from chiasm.recipes.running.carry import Manner, carry_out, counts
 from chiasm.recipes.running.settings import changed, differences, read_run, resolve, write_run
 from chiasm.recipes.running.standard import take_over
+from chiasm.training.logs import read_log
 from chiasm.weights.load import layout_for_config
 from chiasm.weights.meta import build_on_meta
 
@@ -169,6 +170,20 @@ def test_nobody_else_trains_in_a_run_s_folder(tmp_path: Path, monkeypatch: pytes
         pass
     (out / ".lock").unlink()
     assert carry_out(small(data, model=Tiny()), out, Manner(show=False), print).step == 2
+
+
+def test_bfloat16_is_left_to_processors_that_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (data := tmp_path / "data").mkdir()
+    run, losses = small(data, model=Tiny(), bf16=True), {}
+    for narrow in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(carry, "narrow_type", lambda narrow=narrow: narrow)
+        told: list[str] = []
+        out = tmp_path / str(narrow)
+        carry_out(run, out, Manner(show=False, device="cpu"), told.append)
+        losses[narrow] = read_log(out / "log.jsonl")[0]["loss_hex"]
+        assert any("no instructions" in line for line in told) == (narrow is torch.float32)
+    carry_out(replace(run, bf16=False), tmp_path / "plain", Manner(show=False, device="cpu"), print)
+    assert read_log(tmp_path / "plain" / "log.jsonl")[0]["loss_hex"] == losses[torch.float32] != losses[torch.bfloat16]
 
 
 @pytest.mark.parametrize("name", sorted(n for n, r in recipes().items() if r.scale == "pico" and r.run().model))

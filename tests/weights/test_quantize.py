@@ -33,7 +33,8 @@ def test_every_family_stays_close(name: str) -> None:
     before = numbers(model)
     quantize(model.module, "int8:all")
     assert any(isinstance(part, QuantizedLinear) for part in model.module.modules())
-    torch.testing.assert_close(numbers(model), before, atol=0.04 * float(before.abs().max()), rtol=0)
+    share = 0.04 if torch.cpu._is_vnni_supported() else 0.08  # inputs are rounded to 7 bits there, twice as coarsely
+    torch.testing.assert_close(numbers(model), before, atol=share * float(before.abs().max()), rtol=0)
 
 
 def test_language_model_alone_unless_all_is_asked(tmp_path: Path) -> None:

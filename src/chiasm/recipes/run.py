@@ -192,7 +192,7 @@ class Run:
         optimizer, schedule, groups: how parameters learn; the first group whose pattern is found in a name takes it.
         clip: largest norm of the gradient; None = not clipped.
         ema: decay of the moving average of the weights, which is then what is saved; None = none.
-        bf16: compute in bfloat16 where autocast does; the weights stay float32.
+        bf16: compute in bfloat16 where autocast does and the processor has instructions for it; weights stay float32.
         recompute: keep only the inputs of transformer blocks and compute the rest again (activation checkpointing).
         parallel: on several processes, ``ddp`` keeps whole copies, ``fsdp`` shards them.
         workers: processes that read and prepare batches beside the training; 0 = none.

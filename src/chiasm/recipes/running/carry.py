@@ -20,6 +20,7 @@ import torch
 
 from chiasm.core.errors import CheckpointError, ConfigError
 from chiasm.core.files import holds_nothing
+from chiasm.nn.storage import narrow_type
 from chiasm.recipes.run import Run, find_recipe
 from chiasm.recipes.running.settings import CHANGEABLE, FILE, differences, read_run, write_run
 from chiasm.recipes.running.standard import standard_task
@@ -114,9 +115,11 @@ def _one(run: Run, out: Path, manner: Manner, world: World, tell: Tell) -> Finis
         if manner.show:
             _show(task)
             watchers.append(Progress(run.batch_size, run.recipe))
-    finished = train(
-        task.module, task.objective, task.feed, loop_config(run), out, watchers=watchers, world=world, tell=tell
-    )
+    config = loop_config(run)
+    if config.bf16 and world.device.type == "cpu" and narrow_type() is torch.float32:
+        tell("float32 instead of bfloat16, which this processor has no instructions for: emulated, it takes far longer")
+        config = replace(config, bf16=False)
+    finished = train(task.module, task.objective, task.feed, config, out, watchers=watchers, world=world, tell=tell)
     if not finished.interrupted:
         _end(run, task, out, finished, world, tell)
     return finished
