@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from tests.parity.reference import run_reference
 from transformers.models.kimi_k25.modeling_kimi_k25 import Kimi_K25VisionModel
 
 import chiasm
@@ -163,3 +164,45 @@ def test_pictures_shrink_to_the_limit_and_are_padded_to_whole_tokens() -> None:
     pixels, plans = ours.pixels([picture])
     (seen,) = ours.crops(pixels, plans)[0]
     assert seen.size == (56, 28) and seen.getpixel((29, 19)) == (255,) * 3 and seen.getpixel((30, 5)) == (0,) * 3
+
+
+REFERENCE = """
+import numpy as np
+from PIL import Image
+from transformers.models.kimi_k25.image_processing_kimi_k25 import Kimi_K25ImageProcessor
+theirs = Kimi_K25ImageProcessor(max_patches=4096)
+counts = [theirs.get_number_of_image_patches(height, width) for width, height in inputs.pop("sizes").tolist()]
+outputs["counts"] = torch.tensor(counts)
+for name, levels in inputs.items():
+    given = theirs(Image.fromarray(levels.numpy()), return_tensors="pt")
+    outputs[name], outputs["grid." + name] = given["pixel_values"], given["image_grid_thw"]
+"""
+
+
+def sizes() -> list[tuple[int, int]]:
+    random = np.random.default_rng(3)
+    found = [(1, 1), (1, 200), (200, 1), (5000, 200), (200, 5000), (28, 28), (29, 27), (3840, 2160), (1, 5000), (13, 900)]
+    logs = random.uniform(0, np.log(4000), (190, 2))
+    return found + [(int(width), int(height)) for width, height in np.exp(logs)]
+
+
+def test_counts_of_200_sizes_and_their_pixels_are_the_references(tmp_path) -> None:
+    """Kimi-K2.5's processor has Kimi-VL's rule; it shrinks what is too long, where Kimi-VL's refuses it."""
+    chosen = [size for size in sizes() if 1 < size[0] * size[1] < 60_000][:15] + [(1300, 900)]
+    random = np.random.default_rng(4)
+    levels = [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in chosen]
+    inputs = {f"{at}": torch.from_numpy(each) for at, each in enumerate(levels)}
+    wanted = run_reference(REFERENCE, {"sizes": torch.tensor(sizes()), **inputs}, tmp_path)
+    counts = [4 * NativePack().plan(size).num_tokens for size in sizes()]
+    assert counts == wanted["counts"].tolist() and len(counts) == 200
+    ours = PackedImageProcessor.from_settings({"image_processor_type": "KimiVLImageProcessor"}, frames=1)
+    for at, each in enumerate(levels):
+        pixels, (plan,) = ours.pixels([Image.fromarray(each)])
+        grid = (1, 2 * plan.tokens[0], 2 * plan.tokens[1])
+        assert [list(grid)] == wanted[f"grid.{at}"].tolist()
+        rows, columns = merged_positions([grid], 2)
+        theirs = wanted[f"{at}"].flatten(1)[rows * grid[2] + columns]
+        off = (pixels - theirs).abs() * 255 / 2  # levels: pixels run from -1 to 1
+        resized = plan.crops[0].resized != plan.source
+        assert off.max() <= (2 if resized else 0) + 1e-4  # their bicubic is torchvision's, ours Pillow's
+        assert (off > 1.001).float().mean() <= 1e-3

@@ -195,7 +195,7 @@ PRESETS = {
     "molmo_e_1b": _molmo(OLMOE_1B_7B, 1024, 50308),
     "molmo_7b_o": _molmo(OLMO_7B_1024, 11008, 100356),
     "molmo_7b_d": _molmo(llama(152064, 3584, 28, 28, 4, 18944, **_QWEN), 18944, 152068),
-    "molmo_72b": _molmo(llama(152064, 8192, 80, 64, 8, 29568, **_QWEN), 29568, 152068),
+    "molmo_72b": _molmo(llama(152064, 8192, 80, 64, 8, 29568, **{**_QWEN, "eps": 1e-5}), 29568, 152068),
 }
 
 
