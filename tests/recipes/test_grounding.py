@@ -12,11 +12,13 @@ from chiasm.core.plan import ImagePlan
 from chiasm.core.registry import family
 from chiasm.core.samples import Place, Sample
 from chiasm.data.collation import Grounded, located
+from chiasm.data.worlds.backgrounds import Background
 from chiasm.data.worlds.director import Director, World, cast
+from chiasm.data.worlds.stage import Actor, Stage
 from chiasm.data.worlds.tasks import grounding
 from chiasm.data.worlds.world import Scenes
 from chiasm.recipes.grounding import numbering_tokenizer
-from chiasm.recipes.trainings.grounding import BINS, CellLoss, cell_targets
+from chiasm.recipes.trainings.grounding import BINS, MOST_WORDS, CellLoss, cell_targets
 
 
 def test_numbers_are_hundredths_and_thousandths() -> None:
@@ -27,44 +29,59 @@ def test_numbers_are_hundredths_and_thousandths() -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-class Boxed:
-    """A stage of bare boxes."""
-
-    size = (70, 70)
-
-    def __init__(self, boxes):  # type: ignore[no-untyped-def]
-        self.boxes = boxes
-        names = cast(100, "all")[0]
-        self.actors = [type("Actor", (), {"name": names[i].name, "at": i})() for i in range(len(boxes))]
-
-    def box(self, actor):  # type: ignore[no-untyped-def]
-        return self.boxes[actor.at]
-
-
-def test_a_cell_knows_what_covers_it() -> None:
-    names, sides = cell_targets(Boxed([(0, 0, 30, 20), (41, 41, 48, 48)]), 49)
-    nothing = len(cast(100, "all")[0])
-    grid = names.view(7, 7)
-    assert grid[0, :3].tolist() == [0, 0, 0] and grid[1, :3].tolist() == [0, 0, 0]
-    assert grid[4, 4] == 1 and (grid == 1).sum() == 1  # smaller than a cell: where its middle lies
-    assert (grid == nothing).sum() == 49 - 7
-    assert sides.view(7, 7, 4)[1, 2].tolist() == pytest.approx([0, 0, 30 / 70, 20 / 70])
+def stage_of(*places, colours=()):  # type: ignore[no-untyped-def]
+    """Things of the world's first two names at (middle, edge), on a picture of 210 pixels."""
+    nouns = cast(100, "all")[0][:2]
+    painted = [*colours, *[None] * len(places)]
+    actors = [
+        Actor(noun=nouns[name], picture=nouns[name].seen[0], center=middle, edge=edge, colour=colour)
+        for (name, middle, edge), colour in zip(places, painted, strict=False)
+    ]
+    white = (255, 255, 255)
+    background = Background(kind="plain", first=white, second=white, seed=0, pitch=0.1)
+    return Stage(size=(210, 210), background=background, elements=(*actors,))
 
 
-def test_the_loss_is_least_where_names_and_sides_are_right() -> None:
-    names, sides = cell_targets(Boxed([(0, 0, 30, 20)]), 49)
-    classes = len(cast(100, "all")[0]) + 1
-    right = torch.zeros(1, 49, classes + 4 * BINS)
-    right.scatter_(2, names[None, :, None], 20.0)
+def words(stage, cells=49):  # type: ignore[no-untyped-def]
+    tokenizer = numbering_tokenizer(1200)
+    ids, sides = cell_targets(stage, cells, tokenizer.encode)
+    said = [{tokenizer.id_to_token(i).removeprefix("Ġ") for i in row.tolist() if i > 0} for row in ids]
+    return said, sides, ids
+
+
+def test_a_cell_says_the_words_of_what_covers_it() -> None:
+    stage = stage_of((0, (45, 45), 90), (1, (195, 165), 12))
+    first, second = (actor.name for actor in stage.actors)
+    said, sides, ids = words(stage)
+    assert said[8] == {first} and said[5 * 7 + 6] == {second}
+    assert sum(second in cell for cell in said) == 1  # smaller than a cell: where its middle lies
+    assert said[6] == set() and ids[6].tolist() == [0] + [-1] * (MOST_WORDS - 1)
+    box = stage.box(stage.actors[0])
+    assert sides[8].tolist() == pytest.approx([side / 210 for side in box])
+
+
+def test_what_tells_two_of_a_name_apart_is_said_of_the_right_one() -> None:
+    stage = stage_of((0, (105, 35), 40), (0, (175, 175), 70), colours=("red", "blue"))
+    name = stage.actors[0].name
+    said, _, _ = words(stage)
+    assert said[7 + 3] == {name, "red", "top", "smaller"}
+    assert said[5 * 7 + 5] == {name, "blue", "bottom", "right", "larger"}
+
+
+def test_the_loss_is_least_where_words_and_sides_are_right() -> None:
+    _, sides, ids = words(stage_of((0, (45, 45), 90)))
+    right = torch.zeros(1, 49, 1000 + 4 * BINS)
+    spoken = ids.clamp(min=0)
+    right.scatter_(2, spoken[None], 20.0)
+    right[0, ids[:, 0] > 0, 0] = 0.0  # where −1 stood
     for side in range(4):
         at = (sides[:, side] * BINS).long().clamp(max=BINS - 1)
-        right[0, torch.arange(49), classes + side * BINS + at] = 8.0
-    module = {"connector": lambda x: x, "head": lambda x: x}
-    batch = (names[None], sides[None])
-    good = CellLoss()(module, (right, *batch))
-    bad = CellLoss()(module, (right.roll(1, 1), *batch))
+        right[0, torch.arange(49), 1000 + side * BINS + at] = 8.0
+    module = {"connector": lambda x: x, "language": lambda x: x[..., :1000], "head": lambda x: x[..., 1000:]}
+    good = CellLoss()(module, (right, ids[None], sides[None]))
+    bad = CellLoss()(module, (right.roll(1, 1), ids[None], sides[None]))
     assert good["loss"] < bad["loss"] and good["off"] <= 1 / BINS
-    assert good["what"] < 0.01
+    assert good["what"] < 0.01 and good["named"] == 1 > bad["named"]
 
 
 def test_every_phrase_of_a_scene_names_its_boxes_and_no_others() -> None:

@@ -3,14 +3,15 @@
 Qwen-VL's wiring (Bai et al. 2023) over parts that make places learnable from a few thousand scenes:
 
 1. `qwen_vl_pico_boxes_align`: scenes pass through a frozen EfficientNet-Lite0 once; its features are stored. The
-   connector, a small transformer over the picture's 7×7 cells, learns to know in every cell what thing covers it and
-   where that thing's box lies: name and four sides as classes, no language model. This is dense supervision, as
-   detectors have it; through answers alone a picture teaches a few numbers at a time.
+   connector, a small transformer over the picture's 7×7 cells, learns to say in every cell the words by which the thing
+   that covers it is asked for, through the language model's output layer alone, and where that thing's box lies: four
+   sides as classes. This is dense supervision, as detectors have it; through answers alone a picture teaches a few
+   numbers at a time.
 2. `qwen_vl_pico_boxes`: a language model of 3 million parameters learns from nothing to find what a phrase names among
    the cells and to write its box, the connector learning along. Six phrases of one picture share a packed row.
 
 Numbers on Qwen-VL's grid of 1000 are two tokens, hundredths and thousandths of the picture's side, so that a
-coordinate is one choice among a hundred and an afterthought.
+coordinate is one choice among a hundred and an afterthought. What stands around numbers is one token each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from chiasm.data.collation import Grounded
 from chiasm.recipes.run import ModelConfig, Run, Source, Store, TaskConfig, recipe
-from chiasm.training.config import AdamW, Cosine, Group, Muon
+from chiasm.training.config import Cosine, Group, Muon
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from chiasm.processing.tokenizer import Tokenizer
     from chiasm.recipes.running.task import Task
 
-SCENES = "scenes:train:places?count=3000"
+SCENES = "scenes:train:places?count=4000"
 # no roles: what is asked, at once the answer, and its end; half of a short conversation would be marks otherwise
 TEMPLATE = """\
 {%- for message in messages -%}
@@ -81,7 +82,7 @@ class SmallGrounder(ModelConfig):
             num_layers=self.cell_layers,
         )
         heads, mlp = self.num_heads, 8 * width // 3 // 32 * 32
-        language = llama(len(tokenizer), width, self.num_layers, heads, heads, mlp, context=1024, tie_embeddings=True)
+        language = llama(len(tokenizer), width, self.num_layers, heads, heads, mlp, context=1024, qkv_bias=True, tie_embeddings=True)
         config = QwenVLConfig(
             vision=tower.config,
             connector=connector,
@@ -113,8 +114,10 @@ def numbering_tokenizer(pieces: int) -> Tokenizer:
     lines += [f"({a}5,{a}7),({a}1,{a}2)</box><box>(" for a in range(10, 100) for _ in range(40)]
     lines += [f"Locate smallest {name}." for name in names]
     backend = Backend(models.BPE())
-    numbers = pre_tokenizers.Split(Regex(r"\d{1,2}(?=\d(?!\d))|\d"), "isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence([numbers, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    pieces_of = r"\d{1,2}(?=\d(?!\d))|\d|\)</box>|<box>\(|\),\(| ?\w+|\s+|[^\w\s]"
+    split = pre_tokenizers.Split(Regex(pieces_of), "isolated")
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     controls = [END, START, STOP, IMAGE]
@@ -127,7 +130,7 @@ def numbering_tokenizer(pieces: int) -> Tokenizer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellBoxes(TaskConfig):
-    """The connector's training: what covers each cell, and where its box lies.
+    """The connector's training: what is said of each cell, and where its box lies.
 
     Attributes:
         model: whose connector it is.
@@ -148,14 +151,13 @@ NEEDS = "generated scenes; efficientnet-lite0 wheel"
 
 @recipe(family="qwen_vl", scale="pico", needs=NEEDS)
 def qwen_vl_pico_boxes_align() -> Run:
-    """The connector learns what covers each cell of a scene and where its box lies."""
+    """The connector learns what is said of each cell of a scene and where its box lies."""
     return Run(
         task=CellBoxes(),
-        steps=500,
+        steps=600,
         batch_size=32,
-        checkpoint_every=100,
-        bf16=True,
-        optimizer=AdamW(betas=(0.9, 0.98)),
+        checkpoint_every=200,
+        optimizer=Muon(),
         schedule=Cosine(warmup=0.05),
         groups=(Group(learning_rate=1e-3, weight_decay=0.05),),
     )
@@ -177,8 +179,7 @@ def qwen_vl_pico_boxes() -> Run:
         bucketing=True,
         steps=2000,
         batch_size=8,
-        checkpoint_every=100,
-        bf16=True,
+        checkpoint_every=200,
         optimizer=Muon(),  # with AdamW the answers stayed as good as blind
         schedule=Cosine(warmup=0.05),
         groups=(Group(pattern="^connector\\.", learning_rate=3e-4), Group(learning_rate=1e-3)),

@@ -82,6 +82,8 @@ class Muon(OptimizerConfig):
     def build(self, groups: Sequence[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         import torch
 
+        from chiasm.training import muon
+
         inner: list[dict[str, Any]] = []
         outer: list[dict[str, Any]] = []
         for group in groups:
@@ -90,7 +92,7 @@ class Muon(OptimizerConfig):
         made: list[torch.optim.Optimizer] = []
         if inner:
             adjust = "match_rms_adamw" if self.match_adamw else "original"
-            made.append(torch.optim.Muon(inner, momentum=self.momentum, adjust_lr_fn=adjust))
+            made.append(muon.Muon(inner, momentum=self.momentum, adjust_lr_fn=adjust))
         if outer:
             made.append(torch.optim.AdamW(outer, betas=self.betas, eps=self.eps, fused=True))
         return made
