@@ -181,7 +181,18 @@ for name, levels in inputs.items():
 
 def sizes() -> list[tuple[int, int]]:
     random = np.random.default_rng(3)
-    found = [(1, 1), (1, 200), (200, 1), (5000, 200), (200, 5000), (28, 28), (29, 27), (3840, 2160), (1, 5000), (13, 900)]
+    found = [
+        (1, 1),
+        (1, 200),
+        (200, 1),
+        (5000, 200),
+        (200, 5000),
+        (28, 28),
+        (29, 27),
+        (3840, 2160),
+        (1, 5000),
+        (13, 900),
+    ]
     logs = random.uniform(0, np.log(4000), (190, 2))
     return found + [(int(width), int(height)) for width, height in np.exp(logs)]
 

@@ -82,7 +82,9 @@ class SmallGrounder(ModelConfig):
             num_layers=self.cell_layers,
         )
         heads, mlp = self.num_heads, 8 * width // 3 // 32 * 32
-        language = llama(len(tokenizer), width, self.num_layers, heads, heads, mlp, context=1024, qkv_bias=True, tie_embeddings=True)
+        language = llama(
+            len(tokenizer), width, self.num_layers, heads, heads, mlp, context=1024, qkv_bias=True, tie_embeddings=True
+        )
         config = QwenVLConfig(
             vision=tower.config,
             connector=connector,

@@ -1,6 +1,7 @@
 """Muon (Jordan et al. 2024) as torch has it, with a product that a processor can compute.
 
-    B ← μB + (1 − μ)G,   U = NS₅((1 − μ)G + μB),   W ← (1 − ηλ)W − η·s·U,   s = 0.2 √max(rows, columns) (Liu et al. 2025)
+    B ← μB + (1 − μ)G,   U = NS₅((1 − μ)G + μB),   W ← (1 − ηλ)W − η·s·U,   s = 0.2 √max(rows, columns)
+    (that factor: Liu et al. 2025, §2.2)
     NS: X ← aX + (bXXᵀ + c(XXᵀ)²)X, five times from X/‖X‖, which brings every singular value near 1
 
 torch iterates in bfloat16, which most processors don't multiply: there a step took fifty times as long as in float32.
