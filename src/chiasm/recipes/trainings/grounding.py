@@ -92,7 +92,7 @@ class CellLoss:
     """Cross-entropy of the words said of a cell, and of the four sides of its box where something does."""
 
     def __call__(self, module: Any, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`batch`: (B, P, F) features, (B, P, W) words and −1 behind the last, (B, P, 4) sides, the picture's being 1."""
+        """`batch`: (B, P, F) features, (B, P, W) words, (B, P, 4) sides, the picture's being 1."""
         features, words, sides = batch
         tokens = module["connector"](features)  # (B, P, D)
         said, spoken = module["language"](tokens).log_softmax(-1), words >= 0
