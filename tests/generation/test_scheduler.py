@@ -20,6 +20,7 @@ from chiasm.generation.decoding import generate
 from chiasm.generation.requests import Request, Ticket
 from chiasm.generation.sampling import Sampling
 from chiasm.generation.scheduler import Scheduler
+from chiasm.generation.slotted import Keeping, part_ends, part_keys, picture_keys
 from chiasm.models.model import Model
 from chiasm.nn.rotary_scaling import DynamicScaling, LongScaling
 
@@ -34,9 +35,13 @@ def tiny(family: str) -> Model:
     return chiasm.new(family, tiny=True)
 
 
-def asked(text: str, *pictures: int) -> Conversation:
+def turn(text: str, *pictures: int) -> dict[str, Any]:
     content: list[Any] = [{"type": "image", "image": rgb(40 + 9 * each, 50)} for each in pictures]
-    return parse_conversation([{"role": "user", "content": [*content, {"type": "text", "text": text}]}])
+    return {"role": "user", "content": [*content, {"type": "text", "text": text}]}
+
+
+def asked(text: str, *pictures: int) -> Conversation:
+    return parse_conversation([turn(text, *pictures)])
 
 
 def requests(model: Model) -> list[Request]:
@@ -210,16 +215,16 @@ def test_a_long_prompt_doesnt_hold_running_replies_up() -> None:
     model = tiny("llava")
     scheduler = Scheduler(model.module, model.processor, model.limits, chunk=4)  # type: ignore[arg-type]
     running = scheduler.add(Request(conversation=asked("what?"), max_new_tokens=200))
-    while not running.running.token_ids:
+    while not running.running.drawn:
         scheduler.step()
     scheduler.add(Request(conversation=asked("long " * 120), max_new_tokens=1))
     assert scheduler.slotted is not None
-    before, steps = len(running.running.token_ids), 0
+    before, steps = len(running.running.drawn), 0
     while (scheduler.slotted.prompts or steps == 0) and not running.over:
         scheduler._seconds = 0.0  # one unit a step, however slow the machine
         scheduler.step()
         steps += 1
-    assert len(running.running.token_ids) - before == steps > 30
+    assert len(running.running.drawn) - before == steps > 30
 
 
 def test_questions_on_one_picture_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,16 +248,54 @@ def test_questions_on_one_picture_read_it_once(monkeypatch: pytest.MonkeyPatch) 
     assert [tuple(ticket.reply.token_ids) for ticket in [*first, *later]] == expected
 
 
-def test_the_same_pixels_under_another_question_or_plan_are_other_pictures() -> None:
-    from chiasm.generation.slotted import beginning_keys, picture_keys
+@pytest.mark.parametrize("room", [512 * 2**20, 40_000])
+def test_a_text_that_many_prompts_begin_with_is_read_once(room: int) -> None:
+    model = tiny("llava")
+    system = {"role": "system", "content": "be brief and kind " * 9}
+    texts = [*(f"question {at}?" for at in range(6)), "long " * 40]
+    talks = [[system, turn(text, *shown)] for text in texts for shown in ((), (1,))]
+    wanted = [Request(conversation=parse_conversation(talk), max_new_tokens=2) for talk in talks]
+    scheduler = Scheduler(
+        model.module, model.processor, model.limits, chunk=16, keeping=Keeping(beginning_bytes=room)
+    )  # fmt: skip
+    tickets = [scheduler.add(request) for request in wanted]
+    scheduler.run()
+    assert [tuple(ticket.reply.token_ids) for ticket in tickets] == solo(model, wanted)
+    run = scheduler.slotted
+    assert run is not None and run.beginnings.counts.nbytes <= room
+    lengths = [ticket.reply.usage.prompt_tokens for ticket in tickets]
+    shared = len(model.processor.tokenizer.encode("be brief and kind " * 9)) // 16 * 16
+    if room > 40_000:
+        assert shared >= 64 and run.prompt_tokens_read <= sum(lengths) - (len(wanted) - 1) * shared
+    read = run.prompt_tokens_read
+    (again,) = [scheduler.add(wanted[-2])]
+    scheduler.run()
+    assert again.reply.token_ids == tickets[-2].reply.token_ids
+    assert run.prompt_tokens_read - read <= (16 if room > 40_000 else lengths[-2])
 
+
+def test_a_part_is_known_by_all_that_stands_before_it() -> None:
+    model = tiny("llava")
+    module: Any = model.module
+
+    def keys(text: str, *pictures: int) -> list[bytes]:
+        batch = model.processor([asked(text, *pictures)])
+        ends = part_ends(batch.spans, batch.input_ids.shape[1], 8)
+        return list(part_keys(module, batch, picture_keys(module, batch), ends).values())
+
+    plain, other = keys("why " * 20, 0), keys("why " * 20, 1)
+    assert len(set(plain)) == len(plain) > 3
+    assert plain[0] != other[0] or plain[1] != other[1]
+    same = len([one for one, two in zip(plain, keys("why " * 10 + "not", 0), strict=False) if one == two])
+    assert 1 < same < len(plain)
+    assert not set(plain[2:]) & set(other[2:])
+
+
+def test_the_same_pixels_under_another_question_or_plan_are_other_pictures() -> None:
     model = tiny("llava")
     one, two = (model.processor([asked(text, 0)]) for text in ("what?", "where?"))
     module: Any = model.module
     assert picture_keys(module, one) == picture_keys(module, two)
-    assert beginning_keys(module, one, picture_keys(module, one)) == beginning_keys(
-        module, two, picture_keys(module, two)
-    )
     other = model.processor([asked("what?", 1)])
     assert picture_keys(module, other) != picture_keys(module, one)
     told = tiny("instructblip")

@@ -64,7 +64,6 @@ def test_what_changes_nothing_is_taken(client: openai.OpenAI, given: dict[str, A
         ({"tool_choice": "required"}, "tool_choice"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"top_logprobs": 3, "logprobs": True}, "top_logprobs"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"store": True}, "store"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),

@@ -27,6 +27,7 @@ from tests.serving.live import Live, until
 
 import chiasm
 from chiasm.core.errors import ConfigError
+from chiasm.core.messages import parse_conversation
 from chiasm.serving import connections
 from chiasm.serving.doors import form
 from chiasm.serving.engine import BatchingEngine
@@ -78,6 +79,25 @@ def test_chat_equals_the_library(client: openai.OpenAI, live: Live) -> None:
     assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (
         expected.usage.prompt_tokens, expected.usage.completion_tokens,
     )  # fmt: skip
+
+
+def test_the_most_probable_tokens_of_each_place(client: openai.OpenAI, live: Live) -> None:
+    asked: dict[str, Any] = {"model": "llava", "messages": seen(RED), "max_tokens": 6, "logprobs": True}
+    content = client.chat.completions.create(**asked, top_logprobs=4).choices[0].logprobs.content  # type: ignore[union-attr]
+    model = live.hosts["llava"].engine.model
+    batch = model.processor([parse_conversation([*seen(RED)])])
+    expected = model.module(batch)[0, -1].log_softmax(-1).topk(4)
+    assert [told.logprob for told in content[0].top_logprobs] == pytest.approx(expected.values.tolist(), abs=1e-5)
+    for place in content:
+        first = place.top_logprobs[0]
+        assert (first.token, first.logprob, first.bytes) == (place.token, place.logprob, place.bytes)  # greedy
+        assert len(place.top_logprobs) == 4 and bytes(place.bytes).decode("utf-8", "replace") == place.token
+    warm = client.chat.completions.create(**asked, top_logprobs=20, temperature=2.0, seed=1).choices[0]
+    assert any(place.token != place.top_logprobs[0].token for place in warm.logprobs.content)  # drawn, not chosen
+    assert client.chat.completions.create(**asked, top_logprobs=0).choices[0].logprobs.content[0].top_logprobs == []
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.chat.completions.create(**{**asked, "logprobs": False}, top_logprobs=2)
+    assert (refusal.value.code, refusal.value.param) == ("request_invalid", "top_logprobs")
 
 
 def test_a_stream_is_the_same_reply_in_pieces(client: openai.OpenAI) -> None:

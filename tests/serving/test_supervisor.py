@@ -55,12 +55,14 @@ def test_the_process_answers_as_the_library_does(host: EngineProcess, folder: Pa
     (expected,) = chiasm.load(str(folder)).generate([conversation], max_new_tokens=5)
     told: list[Any] = []
     pieces: list[str] = []
-    host.submit(
-        Ask(Chat(conversation=conversation, max_new_tokens=5, stream=True, tokens=True), told.append, pieces.append)
-    )
+    asked = Chat(conversation=conversation, max_new_tokens=5, stream=True, tokens=True, alternatives=2)
+    host.submit(Ask(asked, told.append, pieces.append))
     until(lambda: bool(told))
     (answer,) = told
-    assert isinstance(answer, Answer) and answer.tokens is not None
+    assert isinstance(answer, Answer) and answer.spelled is not None
+    assert b"".join(map(answer.spelled.__getitem__, expected.token_ids)).decode("utf-8", "replace") == expected.text
+    assert [place[0][0] for place in answer.reply.alternatives] == list(expected.token_ids)  # it writes greedily
+    assert all(index in answer.spelled for place in answer.reply.alternatives for index, _ in place)
     assert (answer.reply.text, list(answer.reply.token_ids)) == (expected.text, list(expected.token_ids))
     assert list(answer.reply.logprobs) == pytest.approx(list(expected.logprobs), abs=1e-5)  # its layers are packed
     assert answer.reply.usage == expected.usage

@@ -30,7 +30,7 @@ class Generative(Protocol):
 
 
 class Kept(Protocol):
-    """What a model remembers of a prompt's beginning."""
+    """What a model remembers of a part of a prompt."""
 
     @property
     def length(self) -> int:
@@ -52,8 +52,8 @@ class OpenPrompt(Protocol):
     def read(self) -> int:
         """How many of them are read."""
 
-    def keep(self) -> Kept:
-        """A copy of what is read so far, for a prompt that begins alike."""
+    def keep(self, start: int) -> Kept:
+        """A copy of what is read from token `start` on, for a prompt that begins alike."""
 
 
 class Slots(Protocol):
@@ -86,8 +86,10 @@ class Slotted(Generative, Protocol):
     def memory_key(self, batch: Batch) -> int:
         """What the memory of a prompt's beginning depends on besides the beginning itself."""
 
-    def open_prompt(self, batch: Batch, pictures: Sequence[torch.Tensor | None], beginning: Any = None) -> OpenPrompt:
-        """Lay one conversation's prompt out; pictures within a kept beginning may be None."""
+    def open_prompt(
+        self, batch: Batch, pictures: Sequence[torch.Tensor | None], kept: Sequence[Any] = ()
+    ) -> OpenPrompt:
+        """Lay one conversation's prompt out behind the kept parts of its beginning; pictures within may be None."""
 
     def read_prompt(self, prompt: Any, count: int) -> torch.Tensor | None:
         """Read `count` more tokens; (1, V) logits of the token after the prompt once all of it is read."""

@@ -26,6 +26,7 @@ class Reply:
         logprobs: natural-log probability of each id under the model (temperature 1, no truncation).
         finish_reason: ``stop`` (the model ended or a stop string came) or ``length``.
         usage: token counts.
+        alternatives: of each id's place the most probable ids and their log-probabilities; empty unless asked for.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Reply:
     logprobs: Sequence[float]
     finish_reason: str
     usage: Usage
+    alternatives: Sequence[Sequence[tuple[int, float]]] = ()
 
 
 @dataclass(frozen=True, slots=True)

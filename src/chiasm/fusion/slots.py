@@ -14,8 +14,8 @@ from chiasm.nn.cache import Cache, SlotCache, SlotStep
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
-    """What a model keeps of the first P tokens of a prompt.
+class Part:
+    """What a model keeps of P tokens of a prompt, which mean something only behind those that were before them.
 
     Attributes:
         keys, values: (L, K, P, C).
@@ -61,9 +61,9 @@ class SplicedPrompt:
         """How many tokens are read."""
         return self.cache.length
 
-    def keep(self) -> Beginning:
-        """A copy of what is read so far."""
-        return Beginning(*self.cache.kept(self.cache.length))
+    def keep(self, start: int) -> Part:
+        """A copy of what is read from token `start` on."""
+        return Part(*self.cache.kept(start))
 
 
 @dataclass(frozen=True, slots=True)

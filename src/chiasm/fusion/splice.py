@@ -16,7 +16,7 @@ from torch import nn
 from chiasm.core.batch import Batch, ImageSpan
 from chiasm.core.errors import PromptError
 from chiasm.core.plan import ImagePlan
-from chiasm.fusion.slots import Beginning, SplicedPrompt, SplicedSlots
+from chiasm.fusion.slots import Part, SplicedPrompt, SplicedSlots
 from chiasm.language.decoder import Decoder
 from chiasm.nn.cache import Cache
 from chiasm.nn.masks import packed_mask, real_tokens, slot_mask
@@ -212,14 +212,14 @@ class SplicedLM(nn.Module, ABC):
         return 0 if rotary is None else rotary.key(length)
 
     def open_prompt(
-        self, batch: Batch, pictures: Sequence[torch.Tensor | None], beginning: Beginning | None = None
+        self, batch: Batch, pictures: Sequence[torch.Tensor | None], kept: Sequence[Part] = ()
     ) -> SplicedPrompt:
         """Lay a prompt out, to be read in parts.
 
         Args:
             batch: one conversation, without padding.
-            pictures: one (N, D) tensor a picture; None for those within the beginning.
-            beginning: what was kept of an equal beginning.
+            pictures: one (N, D) tensor a picture; None for those within the beginning that is kept.
+            kept: the parts of an equal beginning, in order.
 
         Returns:
             The prompt; `read_prompt` goes on with it.
@@ -235,8 +235,8 @@ class SplicedLM(nn.Module, ABC):
             positions = torch.arange(length, device=embeds.device)[None]
         cache = self.language.new_cache(1, length)
         cache.prompts = positions.amax((0, -1) if positions.dim() == 3 else -1) + 1  # of the whole, not of a part
-        if beginning is not None:
-            cache.resume(beginning.keys, beginning.values)
+        for part in kept:
+            cache.resume(part.keys, part.values)
         return SplicedPrompt(embeds, positions, self.route(batch), cache)
 
     def read_prompt(self, prompt: SplicedPrompt, count: int) -> torch.Tensor | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chiasm.core.errors import ConfigError, PromptError
+from chiasm.generation.sampling import Drawn
 from chiasm.processing.tokenizer import StreamDecoder
 
 
@@ -52,20 +53,18 @@ class RunningReply:
     """One reply in the making; setting `finish_reason` between two steps takes it out of its batch."""
 
     decoder: StreamDecoder
-    token_ids: list[int]
-    logprobs: list[float]
+    drawn: list[Drawn] = field(default_factory=list)
     text: str = ""
     finish_reason: str | None = None
     emitted: int = 0
 
-    def take(self, token_id: int, logprob: float, limits: Limits, last: bool, whole: bool = False) -> None:
+    def take(self, drawn: Drawn, limits: Limits, last: bool, whole: bool = False) -> None:
         """Add one token and decide whether the reply ends with it: the last that is allowed, or the whole answer."""
-        if token_id in limits.eos_ids:
+        if drawn.token_id in limits.eos_ids:
             self._finish("stop", limits)
             return
-        self.token_ids.append(token_id)
-        self.logprobs.append(logprob)
-        self.text += self.decoder.push(token_id)
+        self.drawn.append(drawn)
+        self.text += self.decoder.push(drawn.token_id)
         if self._cut_at_stop(limits):
             self.finish_reason = "stop"
         elif last or whole:

@@ -11,7 +11,7 @@ from chiasm.core.messages import Conversation
 from chiasm.core.replies import Reply, Usage
 from chiasm.generation.constraints import Grammars
 from chiasm.generation.limits import Limits, RunningReply
-from chiasm.generation.sampling import Chooser, Sampling, check_beams
+from chiasm.generation.sampling import Chooser, Drawn, Sampling, check_beams
 from chiasm.processing.tokenizer import Tokenizer
 
 
@@ -26,6 +26,7 @@ class Request:
         stop: strings that end it.
         num_beams: beam search with so many beams; 1 = none. Beams are greedy and take no constraint.
         constraint: the form that the reply must have; None = any.
+        alternatives: most probable tokens that are told of each place of the reply; none in a beam search.
     """
 
     conversation: Conversation
@@ -34,8 +35,10 @@ class Request:
     stop: tuple[str, ...] = ()
     num_beams: int = 1
     constraint: Constraint | None = None
+    alternatives: int = 0
 
     def __post_init__(self) -> None:
+        assert self.num_beams == 1 or not self.alternatives
         check_beams(self.num_beams, self.sampling)
         if self.num_beams > 1 and self.constraint is not None:
             what = f"num_beams is {self.num_beams} and there is a constraint; a constrained reply needs 1"
@@ -57,7 +60,7 @@ class Ticket:
 
     def __init__(self, limits: Limits, tokenizer: Tokenizer, chooser: Chooser) -> None:
         self.limits, self.chooser = limits, chooser
-        self.running = RunningReply(tokenizer.stream(), [], [])
+        self.running = RunningReply(tokenizer.stream())
         self.result: Reply | Exception | None = None
         self.cancelled = False
         self.left = 0
@@ -75,19 +78,20 @@ class Ticket:
         self._images = sum(span.stop - span.start for span in batch.spans if span.row == row)
         self.left = self.limits.capacity(self._prompt) - self._prompt
 
-    def take(self, token_id: int, score: float) -> None:
+    def take(self, drawn: Drawn) -> None:
         """The reply goes on with this token, and perhaps ends with it."""
         self.left -= 1
-        self.running.take(token_id, score, self.limits, last=self.left == 0, whole=self.chooser.over)
+        self.running.take(drawn, self.limits, last=self.left == 0, whole=self.chooser.over)
         if self.running.finish_reason is not None:
             self.finish()
 
     def finish(self) -> None:
         """The reply is as it is."""
         reply = self.running
-        usage = Usage(self._prompt, len(reply.token_ids), self._images)
-        reason = reply.finish_reason or "length"
-        self.result = Reply(reply.text, tuple(reply.token_ids), tuple(reply.logprobs), reason, usage)
+        usage = Usage(self._prompt, len(reply.drawn), self._images)
+        ids, logprobs, alternatives = zip(*reply.drawn, strict=True) if reply.drawn else ((), (), ())
+        reason, told = reply.finish_reason or "length", alternatives if self.chooser.alternatives else ()
+        self.result = Reply(reply.text, ids, logprobs, reason, usage, told)
 
     def fail(self, error: Exception) -> None:
         """There will be no reply."""
@@ -124,4 +128,4 @@ def ticket(request: Request, limits: Limits, tokenizer: Tokenizer, grammars: Gra
         ConfigError: a constraint that can't be followed.
     """
     matcher = None if request.constraint is None else grammars.matcher(request.constraint)
-    return Ticket(limits, tokenizer, Chooser(request.sampling, matcher))
+    return Ticket(limits, tokenizer, Chooser(request.sampling, matcher, request.alternatives))

@@ -7,7 +7,7 @@ Temperature is applied first, as in published generation code.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -60,16 +60,31 @@ class Sampling:
         return source
 
 
+class Drawn(NamedTuple):
+    """One token of a reply.
+
+    Attributes:
+        token_id: its id.
+        logprob: under the model, at temperature 1 and with nothing left out.
+        alternatives: the most probable ids of its place and their log-probabilities, where they were asked for.
+    """
+
+    token_id: int
+    logprob: float
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
 class Chooser:
     """Draws one reply's tokens.
 
     Args:
         sampling: how.
         matcher: which tokens may come next; None = all.
+        alternatives: most probable tokens that are told of each place.
     """
 
-    def __init__(self, sampling: Sampling, matcher: Matcher | None = None) -> None:
-        self.sampling, self.matcher = sampling, matcher
+    def __init__(self, sampling: Sampling, matcher: Matcher | None = None, alternatives: int = 0) -> None:
+        self.sampling, self.matcher, self.alternatives = sampling, matcher, alternatives
         self._source = sampling.generator() if sampling.temperature > 0 else None
 
     @property
@@ -77,14 +92,11 @@ class Chooser:
         """The reply has the form that was wanted, and nothing can be added to it."""
         return self.matcher is not None and self.matcher.over
 
-    def choose(self, logits: torch.Tensor) -> tuple[int, float]:
+    def choose(self, logits: torch.Tensor) -> Drawn:
         """Draw the next token.
 
         Args:
             logits: (1, V); a row by itself, so that no bit of the draw depends on other replies.
-
-        Returns:
-            Its id, and its log-probability under the model: temperature 1, nothing left out.
         """
         allowed = logits if self.matcher is None else self.matcher.masked(logits)
         if self._source is None:
@@ -96,20 +108,7 @@ class Chooser:
         token_id, score = int(drawn), float(log_probability(logits, drawn))
         if self.matcher is not None:
             self.matcher.take(token_id)
-        return token_id, score
-
-
-def choose(logits: list[torch.Tensor], choosers: list[Chooser]) -> list[tuple[int, float]]:
-    """Draw the next token of every reply, each by itself.
-
-    Args:
-        logits: one (1, V) tensor a reply.
-        choosers: one a reply.
-
-    Returns:
-        (id, log-probability) of each.
-    """
-    return [chooser.choose(row) for row, chooser in zip(logits, choosers, strict=True)]
+        return Drawn(token_id, score, most_probable(logits, self.alternatives))
 
 
 def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
@@ -128,6 +127,15 @@ def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
     outside = ordered.cumsum(-1) - ordered >= top_p  # mass before this token already reaches p
     outside[:, 0] = False  # a p that float32 rounds to 0 would leave nothing
     return probabilities.masked_fill(outside.scatter(-1, order, outside), 0.0)
+
+
+def most_probable(logits: torch.Tensor, count: int) -> tuple[tuple[int, float], ...]:
+    """(1, V) logits → the `count` most probable ids and their log-probabilities, best first."""
+    if not count:
+        return ()
+    ids = logits[0].topk(min(count, logits.shape[1])).indices
+    scores = log_probability(logits.expand(len(ids), -1), ids)
+    return tuple(zip(ids.tolist(), scores.tolist(), strict=True))
 
 
 def log_probability(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,11 @@
 """Running replies of one model in one cache: requests join at any step, leave when they are done, and never wait for
 each other's prompts.
 
-A prompt is read in units: its pictures one by one, its text in parts of `chunk` tokens that never cross the end of a
-picture. Pictures are kept by the content of their pixels; what the model has read up to the last picture is kept by
-the tokens and pictures before it. Where the parts lie depends on the prompt alone, not on what is kept or who else
-is asking, so that the same prompt is always read by the same computations.
+A prompt is read in units: its pictures one by one, its tokens in parts of `chunk` that never cross the end of a
+picture. Pictures are kept by the content of their pixels, and what the model remembers of each part by its tokens and
+pictures and all those before it, so that prompts that begin alike read their beginning once. Where the parts lie
+depends on the prompt alone, not on what is kept or who else is asking: the same prompt is always read by the same
+computations.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -21,7 +23,6 @@ from chiasm.core.plan import ImagePlan
 from chiasm.core.protocols import Kept, OpenPrompt, Slots, Slotted
 from chiasm.generation.exactness import company_needed
 from chiasm.generation.requests import Ticket
-from chiasm.generation.sampling import choose
 from chiasm.generation.store import Store
 
 Reading = Generator[None, None, tuple[OpenPrompt, torch.Tensor]]
@@ -33,7 +34,7 @@ class Keeping:
 
     Attributes:
         picture_bytes: of encoded pictures.
-        beginning_bytes: of the keys and values of prompts' beginnings.
+        beginning_bytes: of the keys and values of parts of prompts.
     """
 
     picture_bytes: int = 256 * 2**20
@@ -111,12 +112,12 @@ class SlotRun:
 
     def _draw(self, ticket: Ticket, logits: torch.Tensor) -> int:
         try:
-            ((token_id, score),) = choose([logits], [ticket.chooser])
-            ticket.take(token_id, score)
+            drawn = ticket.chooser.choose(logits)
+            ticket.take(drawn)
         except Exception as error:
             ticket.fail(error)
             return 0
-        return token_id
+        return drawn.token_id
 
     def _drop(self) -> list[int]:
         """Let go of the replies that are over; where the rows that remain stood before."""
@@ -155,10 +156,13 @@ class SlotRun:
         ticket.begin(batch, 0)
         yield
         keys = picture_keys(self.module, batch)
-        marks = beginning_keys(self.module, batch, keys)
+        assert batch.input_ids is not None
+        ends = part_ends(batch.spans, batch.input_ids.shape[1], self.chunk)
+        marks = part_keys(self.module, batch, keys, ends)
         while any(key in self._making for key in marks.values()):
             yield  # somebody else is reading the same beginning
-        stop, kept = self._longest(marks)
+        kept = self._kept(marks)
+        stop = sum(part.length for part in kept)
         mine = [key for end, key in marks.items() if end > stop]
         self._making.update(mine)
         try:
@@ -171,29 +175,25 @@ class SlotRun:
                 yield
             prompt = self.module.open_prompt(_moved(batch, self._device), pictures, kept)
             logits = None
-            for end in parts(prompt.read, prompt.length, marks, self.chunk):
-                self.prompt_tokens_read += end - prompt.read
-                logits = self.module.read_prompt(prompt, end - prompt.read)
-                if end == max(marks, default=None):
-                    beginning = prompt.keep()
-                    self.beginnings.put(marks[end], beginning, beginning.nbytes)
+            for end in ends[len(kept) :]:
+                start = prompt.read
+                self.prompt_tokens_read += end - start
+                logits = self.module.read_prompt(prompt, end - start)
                 if end in marks:
+                    part = prompt.keep(start)
+                    self.beginnings.put(marks[end], part, part.nbytes)
                     self._making.discard(marks[end])
-                if end < prompt.length:
                     yield
             assert logits is not None
             return prompt, logits
         finally:
             self._making.difference_update(mine)
 
-    def _longest(self, marks: dict[int, bytes]) -> tuple[int, Kept | None]:
-        """The longest beginning that is kept, and where it ends."""
-        for end in sorted(marks, reverse=True):
-            if marks[end] in self.beginnings:
-                return end, self.beginnings.get(marks[end])
-        if marks:
-            self.beginnings.counts.misses += 1
-        return 0, None
+    def _kept(self, marks: dict[int, bytes]) -> list[Kept]:
+        """The parts of the longest beginning that is kept whole."""
+        found = list(takewhile(self.beginnings.__contains__, marks.values()))
+        self.beginnings.counts.misses += len(marks) - len(found)
+        return [part for key in found if (part := self.beginnings.get(key)) is not None]
 
     def _picture(self, batch: Batch, number: int, key: bytes) -> torch.Tensor:
         tokens = self.pictures.get(key)
@@ -241,46 +241,47 @@ def picture_keys(module: Slotted, batch: Batch) -> list[bytes]:
     return keys
 
 
-def beginning_keys(module: Slotted, batch: Batch, keys: Sequence[bytes]) -> dict[int, bytes]:
-    """Where a prompt may be cut, after each of its pictures, and what the model's memory of it up to there depends on.
+def part_ends(spans: Sequence[ImageSpan], length: int, chunk: int) -> list[int]:
+    """Where the parts of a prompt end: after every `chunk` tokens, counted anew from the end of each picture.
 
     Args:
-        module: reads it.
-        batch: one conversation, without padding.
-        keys: of its pictures.
-
-    Returns:
-        Key by place; a cut at the very end is left out, since a reply needs one token to be read.
-    """
-    assert batch.input_ids is not None
-    ids, found = batch.input_ids[0].cpu(), {}
-    own = module.memory_key(batch).to_bytes(8, "little") if batch.spans else b""
-    for number, span in enumerate(batch.spans):
-        if 0 < span.stop < len(ids):
-            key = hashlib.blake2b(own + ids[: span.stop].numpy().tobytes(), digest_size=32)
-            for before, shown in zip(batch.spans[: number + 1], keys, strict=False):
-                key.update(shown + before.start.to_bytes(8, "little") + before.stop.to_bytes(8, "little"))
-            found[span.stop] = key.digest()
-    return found
-
-
-def parts(start: int, length: int, marks: dict[int, bytes], chunk: int) -> list[int]:
-    """Where the parts of a prompt end: after every `chunk` tokens, counted anew from each mark.
-
-    Args:
-        start: how much is read already; 0 or a mark.
+        spans: of its pictures.
         length: of the prompt.
-        marks: places that no part crosses.
         chunk: most tokens of a part.
 
     Returns:
         Ends, ascending; the last is `length`.
     """
-    ends = []
-    for stop in [*(mark for mark in sorted(marks) if mark > start), length]:
+    ends, start = [], 0
+    for stop in [*(span.stop for span in spans if 0 < span.stop < length), length]:
         ends += [*range(start + chunk, stop, chunk), stop]
         start = stop
     return ends
+
+
+def part_keys(module: Slotted, batch: Batch, keys: Sequence[bytes], ends: Sequence[int]) -> dict[int, bytes]:
+    """What the model's memory of each part of a prompt depends on: the part and everything before it.
+
+    Args:
+        module: reads it.
+        batch: one conversation, without padding.
+        keys: of its pictures.
+        ends: of the parts.
+
+    Returns:
+        Key by end, ascending; the last part has none, since a reply needs one token to be read.
+    """
+    assert batch.input_ids is not None
+    ids, found = batch.input_ids[0].cpu(), {}
+    key, start = module.memory_key(batch).to_bytes(8, "little"), 0
+    for end in ends[:-1]:
+        now = hashlib.blake2b(key + ids[start:end].numpy().tobytes(), digest_size=32)
+        for span, shown in zip(batch.spans, keys, strict=True):
+            if start <= span.start < end:
+                now.update(shown + span.start.to_bytes(8, "little") + span.stop.to_bytes(8, "little"))
+        found[end], start = now.digest(), end
+        key = found[end]
+    return found
 
 
 def _alone(module: Slotted, batch: Batch, number: int) -> Batch:

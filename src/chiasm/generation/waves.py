@@ -14,7 +14,7 @@ from chiasm.core.batch import Batch
 from chiasm.core.protocols import DecodingState, Generative
 from chiasm.generation.beam import BeamSearch
 from chiasm.generation.requests import Ticket
-from chiasm.generation.sampling import choose
+from chiasm.generation.sampling import Drawn
 
 
 class Wave:
@@ -47,10 +47,10 @@ class Wave:
             return
         if self._last is not None:
             self._logits = self.module.decode(self._last, self._state)
-        drawn = choose(list(self._logits.split(1)), [ticket.chooser for ticket in self.tickets])
-        for ticket, (token_id, score) in zip(self.tickets, drawn, strict=True):
-            ticket.take(token_id, score)
-        self._last = torch.tensor([token_id for token_id, _ in drawn], device=self._logits.device)
+        drawn = [ticket.chooser.choose(row) for ticket, row in zip(self.tickets, self._logits.split(1), strict=True)]
+        for ticket, token in zip(self.tickets, drawn, strict=True):
+            ticket.take(token)
+        self._last = torch.tensor([token.token_id for token in drawn], device=self._logits.device)
         self._drop()
 
     def _drop(self) -> None:
@@ -102,7 +102,7 @@ def replay(ticket: Ticket, ids: Sequence[int], scores: Sequence[float], ended: b
     """
     ticket.left = len(ids)
     for token_id, score in zip(ids, scores, strict=True):
-        ticket.take(token_id, score)
+        ticket.take(Drawn(token_id, score))
         if ticket.running.finish_reason == "stop":
             break
     if ended:

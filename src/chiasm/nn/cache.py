@@ -65,14 +65,16 @@ class Cache:
         if self.prompts is not None and len(self.prompts) > 1:  # a single one is every row's
             self.prompts = self.prompts.index_select(0, rows)
 
-    def kept(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copies of the first `length` positions of the one sequence, two tensors (L, K, length, C), for `resume`."""
-        return self.keys[:, 0, :, :length].clone(), self.values[:, 0, :, :length].clone()
+    def kept(self, start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of the one sequence's positions from `start` on, two tensors (L, K, P, C), for `resume`."""
+        part = slice(start, self.length)
+        return self.keys[:, 0, :, part].clone(), self.values[:, 0, :, part].clone()
 
     def resume(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Begin the one sequence with positions that `kept` gave."""
-        self.length = keys.shape[2]
-        self.keys[:, 0, :, : self.length], self.values[:, 0, :, : self.length] = keys, values
+        """Go on with the one sequence by positions that `kept` gave, in place of reading them."""
+        part = slice(self.length, self.length + keys.shape[2])
+        self.keys[:, 0, :, part], self.values[:, 0, :, part] = keys, values
+        self.length = part.stop
 
 
 _GRAIN = 64  # positions are made room for in steps of so many

@@ -32,6 +32,8 @@ def check(request: schemas.ChatRequest, settings: Settings) -> None:
         raise Fault(400, "parameter_unsupported", f"{name} is not supported by this server", name)
     if request.stream_options is not None and not request.stream:
         raise Fault(400, "request_invalid", "stream_options without stream", "stream_options")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise Fault(400, "request_invalid", "top_logprobs without logprobs", "top_logprobs")
     constraint(request)
     wanted = request.max_completion_tokens or request.max_tokens
     if wanted is not None and wanted > settings.max_new_tokens:
@@ -74,6 +76,7 @@ def works(request: schemas.ChatRequest, asked: Conversation, settings: Settings)
             constraint=constraint(request),
             stream=bool(request.stream),
             tokens=bool(request.logprobs),
+            alternatives=request.top_logprobs or 0,
         )
         for index in range(request.n or 1)
     ]
@@ -160,12 +163,19 @@ class Completion:
 
 
 def _logprobs(answer: Answer) -> dict[str, Any] | None:
-    if answer.tokens is None:
+    spelled, reply = answer.spelled, answer.reply
+    if spelled is None:
         return None
-    content = []
-    for token, logprob in zip(answer.tokens, answer.reply.logprobs, strict=False):
-        entry = {"token": token, "logprob": max(logprob, _LOWEST), "bytes": list(token.encode("utf-8", "replace"))}
-        content.append({**entry, "top_logprobs": []})
+
+    def entry(index: int, logprob: float) -> dict[str, Any]:
+        word = spelled[index]
+        return {"token": word.decode("utf-8", "replace"), "logprob": max(logprob, _LOWEST), "bytes": list(word)}
+
+    places = reply.alternatives or [()] * len(reply.token_ids)
+    content = [
+        {**entry(index, logprob), "top_logprobs": [entry(*other) for other in place]}
+        for index, logprob, place in zip(reply.token_ids, reply.logprobs, places, strict=True)
+    ]
     return {"content": content, "refusal": None}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -86,13 +86,18 @@ class ModelDocument(BaseModel):
     data: list[ModelItem]
 
 
-class TokenLogprob(BaseModel):
-    """One token of a reply; the probabilities of others aren't told."""
+class TokenProbability(BaseModel):
+    """A token, its log-probability, and its bytes, which may be a part of a character only."""
 
     token: str
     logprob: float
     bytes: list[int]
-    top_logprobs: list[Any]
+
+
+class TokenLogprob(TokenProbability):
+    """One token of a reply, and the most probable ones of its place."""
+
+    top_logprobs: list[TokenProbability]
 
 
 class Logprobs(BaseModel):

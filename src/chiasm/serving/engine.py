@@ -49,7 +49,7 @@ class Job:
         on_done: called from the engine's thread once, with the result or the exception.
         conversation: what to answer.
         call: what to run instead.
-        sampling, max_new_tokens, stop, num_beams, constraint: as in `generation.requests.Request`.
+        sampling, max_new_tokens, stop, num_beams, constraint, alternatives: as in `generation.requests.Request`.
         cancelled: set from any thread; nothing is called any more, and the work stops at the next token.
     """
 
@@ -62,6 +62,7 @@ class Job:
     stop: tuple[str, ...] = ()
     num_beams: int = 1
     constraint: Constraint | None = None
+    alternatives: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def request(self) -> Request:
@@ -78,6 +79,7 @@ class Job:
             stop=self.stop,
             num_beams=self.num_beams,
             constraint=self.constraint,
+            alternatives=self.alternatives,
         )
 
     def piece(self, text: str) -> None:
@@ -271,7 +273,7 @@ class BatchingEngine:
             job.piece(ticket.fresh())
             if ticket.over:
                 del self._writing[ticket]
-                self._took(seconds * max(1, len(ticket.running.token_ids)) / (len(self._writing) + 1))
+                self._took(seconds * max(1, len(ticket.running.drawn)) / (len(self._writing) + 1))
                 if isinstance(ticket.result, Exception):
                     self._fail(job, ticket.result)
                 else:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from chiasm.core.replies import Reply
 from chiasm.generation.sampling import Sampling
+from chiasm.generation.vocabulary import token_bytes
 from chiasm.serving.engine import Engine, EngineRefusal, Job
 from chiasm.serving.tasks import TASKS
 from chiasm.serving.work import Answer, Ask, Card, Chat, Health, Refusal
@@ -75,6 +76,7 @@ class LocalHost:
                 max_new_tokens=work.max_new_tokens,
                 stop=work.stop,
                 constraint=work.constraint,
+                alternatives=work.alternatives,
                 on_done=done,
                 on_piece=ask.on_piece if work.stream else None,
             )
@@ -86,9 +88,19 @@ class LocalHost:
             return _told(result)
         if not isinstance(result, Reply):
             return result
-        spell = self.engine.model.processor.tokenizer.decode
-        tokens = [spell([index], skip_special=False) for index in result.token_ids] if work.tokens else None
-        return Answer(result, tokens)
+        if not work.tokens:
+            return Answer(result)
+        told = {index for place in result.alternatives for index, _ in place}
+        return Answer(result, {index: self._bytes(index) for index in told.union(result.token_ids)})
+
+    def _bytes(self, index: int) -> bytes:
+        """What a token adds to a text; a control token, which adds nothing, is spelled out."""
+        name = self.engine.model.processor.tokenizer.id_to_token(index)
+        return self._vocabulary[index] or (name or "").encode() if index < len(self._vocabulary) else b""
+
+    @cached_property
+    def _vocabulary(self) -> list[bytes]:
+        return token_bytes(self.engine.model.processor.tokenizer)
 
 
 def _told(refusal: EngineRefusal) -> Refusal:

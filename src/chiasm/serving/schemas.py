@@ -194,7 +194,6 @@ class ChatRequest(_Asked):
             "logit_bias": bool(self.logit_bias),
             "presence_penalty": bool(self.presence_penalty),
             "frequency_penalty": bool(self.frequency_penalty),
-            "top_logprobs": bool(self.top_logprobs),
             "modalities": self.modalities not in (None, [], ["text"]),
             "audio": bool(self.audio),
             "store": bool(self.store),

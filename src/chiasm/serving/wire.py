@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import IO, Any
 
 import chiasm.core.errors as errors
@@ -72,15 +72,13 @@ def answer_head(answer: Answer) -> dict[str, Any]:
         "logprobs": list(reply.logprobs),
         "reason": reply.finish_reason,
         "usage": [reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.image_tokens],
-        "tokens": _listed(answer.tokens),
+        "alternatives": [list(place) for place in reply.alternatives],
+        "spelled": None if answer.spelled is None else [[i, list(word)] for i, word in answer.spelled.items()],
     }
 
 
 def answer_of(head: Mapping[str, Any]) -> Answer:
     """The reply again."""
-    reply = Reply(head["text"], head["ids"], head["logprobs"], head["reason"], Usage(*head["usage"]))
-    return Answer(reply, head["tokens"])
-
-
-def _listed(values: Sequence[str] | None) -> list[str] | None:
-    return None if values is None else list(values)
+    usage, told = Usage(*head["usage"]), [[(i, score) for i, score in place] for place in head["alternatives"]]
+    reply = Reply(head["text"], head["ids"], head["logprobs"], head["reason"], usage, told)
+    return Answer(reply, None if head["spelled"] is None else {i: bytes(word) for i, word in head["spelled"]})

@@ -5,7 +5,7 @@ Nothing here, nor in anything that the application imports, loads torch: the mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -38,6 +38,7 @@ class Chat:
         temperature, top_p, seed, max_new_tokens, stop, constraint: as in `Model.generate`.
         stream: pieces of text are told as they come.
         tokens: the answer spells every token.
+        alternatives: as in `generation.requests.Request`; they are spelled, too.
     """
 
     conversation: Conversation
@@ -49,6 +50,7 @@ class Chat:
     constraint: Constraint | None = None
     stream: bool = False
     tokens: bool = False
+    alternatives: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply, and the spelling of each of its tokens where it was asked for."""
+    """A reply, and by id the bytes that each of its tokens stands for, where they were asked for."""
 
     reply: Reply
-    tokens: Sequence[str] | None = None
+    spelled: Mapping[int, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
