@@ -21,14 +21,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hostile import attacks, loads
+from hostile import attacks, description, loads
 from hostile.server import Served, miniatures
 
 STAGES: dict[str, Callable[[Served, float], dict[str, Any]]] = {
     "pictures": attacks.pictures,
     "addresses": attacks.addresses,
     "strings": attacks.strings,
-    "schema": attacks.schema,
+    "schema": description.schema,
     "overload": loads.overload,
     "disconnects": loads.disconnects,
     "slow": loads.slow,

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import random
-import re
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 from collections import Counter
@@ -162,28 +158,3 @@ def twisted(text: str, chance: random.Random) -> str:
     at = chance.randrange(len(text) + 1)
     filler = chance.choice((" ", "\n", "\u200b", "a", "\u2581", "\0", "İ"))
     return [text, filler + text, text + filler, text[:at] + filler + text[at:], text[:at] + text + text[at:]][way]
-
-
-def schema(server: Served, scale: float) -> dict[str, Any]:
-    """Schemathesis over the published description, as generated and with served models; no check of ours is skipped."""
-    repository = Path(__file__).parents[2]
-    examples = max(5, round(500 * scale))
-    told: dict[str, Any] = {}
-    good = True
-    for hooked in (False, True):
-        without = ["--exclude-checks", "positive_data_acceptance,negative_data_rejection"] if hooked else []
-        hooks = {"SCHEMATHESIS_HOOKS": "tests.serving.fuzz_hooks"} if hooked else {}
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "-n", str(examples),
-                "--continue-on-failure", "--no-color", *without,
-            ],
-            cwd=repository, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": f"{repository}:{repository / 'src'}", **hooks},
-        )  # fmt: skip
-        cases = re.search(r"(\d+) generated.*", done.stdout)
-        told["hooked" if hooked else "plain"] = cases[0] if cases else done.stdout[-2000:] + done.stderr[-500:]
-        good &= done.returncode == 0
-        if done.returncode:
-            told["failures"] = re.findall(r"^- (.*)", done.stdout, re.MULTILINE)
-    return {"examples": examples, **told, "ok": good}

@@ -62,6 +62,38 @@ def test_deterministic_replies_are_bit_equal(model: Model) -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("family", ["llava", "blip"])
+def test_a_picture_that_takes_long_to_prepare_holds_nobody_up(
+    family: str, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = chiasm.load(str(tiny_folder(family)))
+    gate, plain = threading.Event(), model.processor
+
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(plain, name)
+
+        def __call__(self, conversations: list[Conversation]) -> Any:
+            if "slow" in str(conversations):
+                assert gate.wait(60)
+            return plain(conversations)
+
+    monkeypatch.setattr(model, "processor", Slow())
+    engine, answers = BatchingEngine(model, max_batch=4), queue.Queue[tuple[str, Any]]()
+    for text in ("slow", "quick"):
+        job = Job(
+            conversation=asked(text), max_new_tokens=4, on_done=lambda value, text=text: answers.put((text, value))
+        )
+        engine.submit(job)
+        while engine.health().waiting:
+            pass
+    assert answers.get(timeout=60)[0] == "quick" and engine.health().active == 1
+    gate.set()
+    text, reply = answers.get(timeout=60)
+    assert text == "slow" and reply.text == model.generate([asked("slow")], max_new_tokens=4)[0].text
+    engine.close()
+
+
 def test_the_queue_is_bounded_and_cancelled_jobs_leave_it(model: Model) -> None:
     engine, gate = BatchingEngine(model, max_queue=2), threading.Event()
     started = threading.Event()

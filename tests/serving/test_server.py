@@ -187,7 +187,15 @@ def test_classify_equals_the_library(live: Live) -> None:
 def test_health_metrics_and_document(live: Live) -> None:
     status, _, health = live.ask("GET", "/health")
     assert (status, health["status"]) == (200, "ok")
+    for _ in range(2):
+        assert (
+            live.ask("POST", "/v1/chat/completions", {"model": "llava", "messages": seen(RED), "max_tokens": 1})[0]
+            == 200
+        )
     status, _, text = live.ask("GET", "/metrics")
+    for cache in ("pictures", "prompts"):
+        assert f'chiasm_cache_misses_total{{cache="{cache}",model="llava"}}' in text.decode()
+    assert float(re.findall(r'chiasm_cache_hits_total{cache="prompts",model="llava"} (.*)', text.decode())[0]) >= 1
     assert status == 200
     for name in (b'chiasm_active_sequences{model="llava"}', b"chiasm_queue_depth", b"chiasm_requests_total"):
         assert name in text

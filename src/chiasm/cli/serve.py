@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from chiasm.cli.options import LOADING, Loading
 from chiasm.cli.output import UsageError, emit, note, say
+
+if TYPE_CHECKING:
+    from chiasm.serving.settings import Settings
+    from chiasm.serving.supervisor import EngineProcess
 
 
 def serve(
@@ -39,22 +45,9 @@ def serve(
         max_queue: Requests that may wait; more are answered with 429.
         max_batch: Replies written at once.
     """
-    if not 0 <= port <= 65_535:
-        raise UsageError(f"--port is {port}, outside 0 to 65535")
-    if max_queue < 1 or max_batch < 1:
-        raise UsageError(f"--max-queue is {max_queue} and --max-batch {max_batch}, the least is 1")
-    if allow_local_media is not None and not allow_local_media.is_dir():
-        raise UsageError(f"--allow-local-media {allow_local_media} is not a folder")
-    from chiasm.core.errors import ChiasmError, ConfigError
+    _check_numbers(port, max_queue, max_batch, allow_local_media)
+    create_app, guarded_hosts, listen = _server()
     from chiasm.serving.settings import Settings
-    from chiasm.serving.supervisor import EngineProcess
-
-    try:
-        from chiasm.serving.app import create_app
-        from chiasm.serving.running import guarded_hosts, listen
-    except ModuleNotFoundError as error:
-        what = f"the package {error.name!r} is not installed"
-        raise ChiasmError("package_missing", what, hint='pip install "chiasm[serve]"') from None
 
     api_key = api_key if api_key is not None else os.environ.get("CHIASM_API_KEY")
     settings = Settings(
@@ -65,34 +58,72 @@ def serve(
         max_queue=max_queue,
         max_batch=max_batch,
     )
+    engines = _engines(_named((model, *more)), settings, deterministic=deterministic, options=options)
+
+    def tell(url: str) -> None:
+        if options.json:
+            emit({"url": url, "models": list(engines)})
+        else:
+            say(f"{url}  ({', '.join(engines)})")
+
+    try:
+        for engine in engines.values():
+            _ = engine.card  # loaded, or the reason why not
+        listen(create_app(engines, settings), host, port, ready_file=ready_file, on_url=tell)
+    finally:
+        for engine in engines.values():
+            engine.close(0)
+
+
+def _check_numbers(port: int, max_queue: int, max_batch: int, folder: Path | None) -> None:
+    if not 0 <= port <= 65_535:
+        raise UsageError(f"--port is {port}, outside 0 to 65535")
+    if max_queue < 1 or max_batch < 1:
+        raise UsageError(f"--max-queue is {max_queue} and --max-batch {max_batch}, the least is 1")
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"--allow-local-media {folder} is not a folder")
+
+
+def _server() -> tuple[Any, Any, Any]:
+    """What needs the packages of `chiasm[serve]`: create_app, guarded_hosts, listen."""
+    from chiasm.core.errors import ChiasmError
+
+    try:
+        from chiasm.serving.app import create_app
+        from chiasm.serving.running import guarded_hosts, listen
+    except ModuleNotFoundError as error:
+        what = f"the package {error.name!r} is not installed"
+        raise ChiasmError("package_missing", what, hint='pip install "chiasm[serve]"') from None
+    return create_app, guarded_hosts, listen
+
+
+def _named(sources: Sequence[str]) -> dict[str, str]:
+    """Sources by the names that clients use: a folder's own, since where it stands is nobody's business."""
+    from chiasm.core.errors import ConfigError
+
     names: dict[str, str] = {}
-    for source in (model, *more):
-        # A folder goes by its own name: where it stands is nobody's business.
+    for source in sources:
         name = Path(source).resolve().name if Path(source).is_dir() else source
         if name in names:
             raise ConfigError("model_twice", f"2 models are called {name!r}", hint="give the folders different names")
         names[name] = source
+    return names
+
+
+def _engines(
+    sources: Mapping[str, str], settings: Settings, *, deterministic: bool, options: Loading
+) -> dict[str, EngineProcess]:
+    """Start a process for every model; they load side by side."""
+    from chiasm.serving.supervisor import EngineProcess
+
     engine = {
-        "max_queue": max_queue,
+        "max_queue": settings.max_queue,
         "max_batch": settings.max_batch,
         "stall_seconds": settings.stall_seconds,
         "deterministic": deterministic,
     }
-    hosts = {}
-    for name, source in names.items():
+    found = {}
+    for name, source in sources.items():
         note(f"loading {source}")
-        hosts[name] = EngineProcess(options.arguments(source), engine, max_queue + settings.max_batch)
-
-    def tell(url: str) -> None:
-        if options.json:
-            emit({"url": url, "models": list(hosts)})
-        else:
-            say(f"{url}  ({', '.join(hosts)})")
-
-    try:
-        for host_of_model in hosts.values():
-            _ = host_of_model.card  # loaded, or the reason why not
-        listen(create_app(hosts, settings), host, port, ready_file=ready_file, on_url=tell)
-    finally:
-        for host_of_model in hosts.values():
-            host_of_model.close(0)
+        found[name] = EngineProcess(options.arguments(source), engine, settings.max_queue + settings.max_batch)
+    return found

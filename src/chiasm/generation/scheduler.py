@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,10 +23,20 @@ from chiasm.generation.constraints import Grammars
 from chiasm.generation.limits import Limits
 from chiasm.generation.requests import Request, Ticket, ticket
 from chiasm.generation.slotted import Keeping, SlotRun
+from chiasm.generation.store import Counts
 from chiasm.generation.waves import BeamWave, Wave
 
 _CHUNKS = {"cpu": 64}  # more gains nothing on two cores, and a reply waits for one chunk at most
 _LARGE_CHUNK = 512
+_PATIENCE = 0.05  # seconds to wait for a prompt before looking whether anybody still wants it
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Requests that begin together once their prompts are prepared."""
+
+    members: list[tuple[Request, Ticket]]
+    batch: Future[Batch]
 
 
 class Scheduler:
@@ -38,6 +50,7 @@ class Scheduler:
         deterministic: a reply doesn't depend on what else is asked.
         keeping: what is kept between requests.
         chunk: tokens of a prompt read at once; None = what suits the device.
+        workers: where prompts are prepared, so that a large picture holds nobody up; None = here.
     """
 
     def __init__(
@@ -50,9 +63,11 @@ class Scheduler:
         deterministic: bool = False,
         keeping: Keeping | None = None,
         chunk: int | None = None,
+        workers: Executor | None = None,
     ) -> None:
         self.module, self.processor, self.rows, self.deterministic = module, processor, rows, deterministic
-        self._limits = limits
+        self._limits, self._workers = limits, workers
+        self._openings: list[Opening] = []
         self._device = next(module.parameters()).device  # type: ignore[attr-defined]
         self._waiting: deque[tuple[Request, Ticket]] = deque()
         self._waves: list[Wave | BeamWave] = []
@@ -73,7 +88,26 @@ class Scheduler:
     @property
     def active(self) -> int:
         """Replies and prompts in hand."""
-        return sum(len(wave.tickets) for wave in self._waves) + (self.slotted.count if self.slotted else 0)
+        return (
+            self._preparing
+            + sum(len(wave.tickets) for wave in self._waves)
+            + (self.slotted.count if self.slotted else 0)
+        )
+
+    @property
+    def waits(self) -> bool:
+        """All that is in hand waits for its prompts to be prepared."""
+        return self._preparing > 0 and self._preparing == self.active
+
+    @property
+    def _preparing(self) -> int:
+        return sum(len(opening.members) for opening in self._openings)
+
+    @property
+    def caches(self) -> dict[str, Counts]:
+        """How what is kept between requests is used: ``pictures``, and ``prompts`` part by part."""
+        run = self.slotted
+        return {} if run is None else {"pictures": run.pictures.counts, "prompts": run.beginnings.counts}
 
     @property
     def room(self) -> int:
@@ -106,6 +140,9 @@ class Scheduler:
     def step(self) -> None:
         """Begin what there is room for, read some of the prompts, write one token for every running reply."""
         self._begin()
+        if self.waits:
+            wait([opening.batch for opening in self._openings], _PATIENCE, FIRST_COMPLETED)
+            return
         start = time.perf_counter()
         if self.slotted is not None:
             self.slotted.write()
@@ -132,14 +169,17 @@ class Scheduler:
     def _begin(self) -> None:
         while self._waiting and self.active < self.rows:
             request, reply = self._waiting.popleft()
-            if reply.over:
-                continue
-            if request.num_beams > 1:
-                self._guard([reply], partial(self._beam_wave, request, reply))
-            elif self.slotted is not None:
-                self.slotted.join(reply, partial(self.processor, [request.conversation]))
+            if not reply.over:
+                alone = request.num_beams > 1 or self.slotted is not None
+                self._openings.append(self._opening([(request, reply), *(() if alone else self._company())]))
+        openings, self._openings = self._openings, []
+        for opening in openings:
+            if all(reply.over for _, reply in opening.members):
+                opening.batch.cancel()
+            elif opening.batch.done():
+                self._enter(opening)
             else:
-                self._begin_wave([(request, reply), *self._company()])
+                self._openings.append(opening)
 
     def _company(self) -> list[tuple[Request, Ticket]]:
         """What else waits and can begin together with one that just left the queue."""
@@ -153,26 +193,33 @@ class Scheduler:
                 found.append((request, reply))
         return found
 
-    def _begin_wave(self, members: list[tuple[Request, Ticket]]) -> None:
-        if not self._guard([reply for _, reply in members], partial(self._wave, members)):
-            for member in members:  # one of them is at fault: the others must not pay for it
-                self._begin_wave([member])
-
-    def _wave(self, members: list[tuple[Request, Ticket]]) -> Wave:
-        return Wave(self.module, self._batch([request for request, _ in members]), [reply for _, reply in members])
-
-    def _beam_wave(self, request: Request, reply: Ticket) -> BeamWave:
-        return BeamWave(self.module, self._batch([request]), reply, request.num_beams)
-
-    def _guard(self, replies: list[Ticket], start: Callable[[], Wave | BeamWave]) -> bool:
-        """Begin a wave; False when it fails and several might be at fault."""
+    def _opening(self, members: list[tuple[Request, Ticket]]) -> Opening:
+        prepare = partial(self.processor, [request.conversation for request, _ in members])
+        if self._workers is not None:
+            return Opening(members, self._workers.submit(prepare))
+        batch: Future[Batch] = Future()
         try:
-            self._waves.append(start())
+            batch.set_result(prepare())
         except Exception as error:
-            if len(replies) > 1:
-                return False
-            replies[0].fail(error)
-        return True
+            batch.set_exception(error)
+        return Opening(members, batch)
+
+    def _enter(self, opening: Opening) -> None:
+        (request, reply), *others = opening.members
+        if self.slotted is not None and request.num_beams == 1:
+            self.slotted.join(reply, opening.batch.result)
+            return
+        try:
+            batch = opening.batch.result().to(self._device)
+            if request.num_beams > 1:
+                self._waves.append(BeamWave(self.module, batch, reply, request.num_beams))
+            else:
+                self._waves.append(Wave(self.module, batch, [reply for _, reply in opening.members]))
+        except Exception as error:
+            if others:  # one of them is at fault: the others must not pay for it
+                self._openings += [self._opening([member]) for member in opening.members]
+            else:
+                reply.fail(error)
 
     def _step_wave(self, wave: Wave | BeamWave) -> None:
         try:
@@ -181,6 +228,3 @@ class Scheduler:
             for reply in wave.tickets:
                 reply.fail(error)
             wave.tickets = []
-
-    def _batch(self, requests: list[Request]) -> Batch:
-        return self.processor([request.conversation for request in requests]).to(self._device)

@@ -75,7 +75,7 @@ class SlotRun:
 
         Args:
             ticket: its reply.
-            prepare: makes the batch of its one prompt.
+            prepare: gives the batch of its one prompt.
         """
         self.prompts.append((ticket, self._read(ticket, prepare)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -298,16 +299,25 @@ class Model:
         )
         return stream(self.scheduler(1), request)
 
-    def scheduler(self, rows: int, *, deterministic: bool = False, keeping: Keeping | None = None) -> Scheduler:
+    def scheduler(
+        self,
+        rows: int,
+        *,
+        deterministic: bool = False,
+        keeping: Keeping | None = None,
+        workers: Executor | None = None,
+    ) -> Scheduler:
         """What answers requests to this model side by side.
 
         Args:
             rows: most replies in the making at once.
             deterministic: a reply doesn't depend on what else is asked.
             keeping: what is kept between requests; None = the usual.
+            workers: threads in which prompts are prepared; None = the caller's.
         """
         module, processor = self._generative("generate")
-        return Scheduler(module, processor, self.limits, rows=rows, deterministic=deterministic, keeping=keeping)
+        how: dict[str, Any] = {"deterministic": deterministic, "keeping": keeping, "workers": workers}
+        return Scheduler(module, processor, self.limits, rows=rows, **how)
 
     @torch.inference_mode()
     def score(self, conversations: Any, answers: str | Sequence[str]) -> list[Score]:

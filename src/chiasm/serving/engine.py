@@ -2,6 +2,7 @@
 
 `Engine` is what the application sees. A request joins the running ones at the next token, whatever its sampling, and
 leaves as soon as it is answered or cancelled; one that fails fails alone. Other calls of the model run between tokens.
+Prompts are prepared, their pictures resized and cut, in threads beside it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,9 +23,12 @@ from chiasm.core.protocols import Answering
 from chiasm.generation.requests import Request, Ticket
 from chiasm.generation.sampling import Sampling
 from chiasm.generation.scheduler import Scheduler
+from chiasm.generation.store import Counts
 from chiasm.models.model import Model
 
 log = logging.getLogger("chiasm.serving")
+
+PREPARING = 2  # threads that prepare prompts
 
 
 class EngineRefusal(ChiasmError):
@@ -102,12 +107,14 @@ class Health:
         waiting: jobs in the queue.
         active: jobs being worked on.
         idle_seconds: since the last progress.
+        caches: how what is kept between requests is used, by name.
     """
 
     alive: bool
     waiting: int
     active: int
     idle_seconds: float
+    caches: Mapping[str, Counts] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -156,6 +163,7 @@ class BatchingEngine:
         self._progress = time.monotonic()
         self._seconds_a_job = 1.0
         self._scheduler: Scheduler | None = None
+        self._workers = ThreadPoolExecutor(PREPARING, "chiasm-prompts")
         self._thread = threading.Thread(target=self._run, name="chiasm-engine", daemon=True)
         self._thread.start()
 
@@ -186,7 +194,9 @@ class BatchingEngine:
         waiting, active = len(self._waiting), len(self._calls) + len(self._writing)
         idle = time.monotonic() - self._progress
         stalled = bool(active) and idle > self.stall_seconds
-        return Health(self._thread.is_alive() and not stalled, waiting, active, idle)
+        scheduler = self._scheduler
+        caches = {} if scheduler is None else scheduler.caches
+        return Health(self._thread.is_alive() and not stalled, waiting, active, idle, caches)
 
     def close(self, seconds: float = 10.0) -> None:
         """Take no more jobs, finish those in hand for up to `seconds`, refuse the rest."""
@@ -194,6 +204,7 @@ class BatchingEngine:
             self._closed = True
             self._changed.notify()
         self._thread.join(seconds)
+        self._workers.shutdown(wait=False, cancel_futures=True)
         with self._changed:
             left, self._waiting = [*self._calls, *self._writing.values(), *self._waiting], deque()
         for job in left:
@@ -208,7 +219,9 @@ class BatchingEngine:
                 self._progress = time.monotonic()
             if self._writing:
                 self._write()
-                self._progress = time.monotonic()
+                # a picture that is prepared for ever is a stall
+                if self._scheduler is None or not self._scheduler.waits:
+                    self._progress = time.monotonic()
 
     def _take(self) -> bool:
         """Bring in what can be begun; waits while there is nothing to do. False once closed and done."""
@@ -239,7 +252,8 @@ class BatchingEngine:
 
     def _engine(self) -> Scheduler:
         if self._scheduler is None:
-            self._scheduler = self.model.scheduler(self.max_batch, deterministic=self._deterministic)
+            how: dict[str, Any] = {"deterministic": self._deterministic, "workers": self._workers}
+            self._scheduler = self.model.scheduler(self.max_batch, **how)
         return self._scheduler
 
     def _call(self, job: Job) -> None:

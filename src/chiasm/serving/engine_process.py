@@ -96,7 +96,8 @@ def _beat(host: Any, speaker: _Speaker) -> None:
     pause = threading.Event()
     while True:
         state = host.health()
-        speaker.tell({"kind": "beat", "alive": state.alive, "waiting": state.waiting, "active": state.active})
+        known = {"alive": state.alive, "waiting": state.waiting, "active": state.active, "caches": dict(state.caches)}
+        speaker.tell({"kind": "beat", **known})
         pause.wait(BEAT_SECONDS)
 
 

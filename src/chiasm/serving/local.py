@@ -51,7 +51,8 @@ class LocalHost:
     def health(self) -> Health:
         """How the engine is."""
         state = self.engine.health()
-        return Health(state.alive, state.waiting, state.active)
+        caches = {name: (used.hits, used.misses, used.nbytes) for name, used in state.caches.items()}
+        return Health(state.alive, state.waiting, state.active, caches=caches)
 
     def close(self, seconds: float) -> None:
         """Close the engine."""

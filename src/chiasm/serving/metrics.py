@@ -45,13 +45,20 @@ class Metrics:
         restarts = CounterMetricFamily(
             "chiasm_engine_restarts", "Times that an engine's process was started anew.", labels=["model"]
         )
+        used = ["model", "cache"]
+        hits = CounterMetricFamily("chiasm_cache_hits", "Pictures and parts of prompts that were kept.", labels=used)
+        misses = CounterMetricFamily("chiasm_cache_misses", "Pictures and parts that had to be read.", labels=used)
+        held = GaugeMetricFamily("chiasm_cache_bytes", "Bytes of what is kept.", labels=used)
         for name, host in self.hosts.items():
             health = host.health()
+            for cache, counts in health.caches.items():
+                for family, count in zip((hits, misses, held), counts, strict=True):
+                    family.add_metric([name, cache], count)
             restarts.add_metric([name], health.restarts)
             active.add_metric([name], health.active)
             queued.add_metric([name], health.waiting)
             alive.add_metric([name], float(health.alive))
-        yield from (active, queued, alive, restarts)
+        yield from (active, queued, alive, restarts, hits, misses, held)
 
     def count(self, model: str, usage: Usage) -> None:
         """Add one reply's tokens."""

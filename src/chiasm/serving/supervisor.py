@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from chiasm.core.errors import ChiasmError
@@ -167,7 +168,7 @@ class EngineProcess:
         if child is None or not child.fresh:
             return Health(False, 0, 0, self._restarts)
         state = child.health
-        return Health(state.alive, state.waiting, state.active, self._restarts)
+        return replace(state, restarts=self._restarts)
 
     def close(self, seconds: float) -> None:
         """Take no more, finish what is in hand for up to `seconds`, then end the process."""
@@ -213,7 +214,7 @@ class EngineProcess:
         kind, now = head["kind"], time.monotonic()
         if kind == "beat":
             child.beat = now
-            child.health = Health(head["alive"], head["waiting"], head["active"])
+            child.health = Health(head["alive"], head["waiting"], head["active"], caches=head["caches"])
             if head["alive"]:
                 child.progress = now
         elif kind == "piece":

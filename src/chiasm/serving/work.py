@@ -102,12 +102,14 @@ class Health:
         waiting: requests in its queue.
         active: requests being worked on.
         restarts: how often its process was started anew.
+        caches: hits, misses and bytes held of what is kept between requests, by name.
     """
 
     alive: bool
     waiting: int
     active: int
-    restarts: int = field(default=0)
+    restarts: int = 0
+    caches: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
 class Host(Protocol):
