@@ -149,6 +149,19 @@ def test_every_format_is_read_again(folder: Path, plain: Path, tmp_path: Path) -
         assert lines(tmp_path / name) == lines(plain)
 
 
+def test_pictures_without_a_caption_are_given_one(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(4):
+        (data / f"{number}.png").write_bytes((folder / "data" / f"{number:02d}.png").read_bytes())
+    (data / "0.txt").write_text("a red cat")
+    call = words(folder, tmp_path / "out", "--threshold", "-1")
+    assert main([call[0], str(data), *call[2:]]) == 0
+    origins = [[caption["origin"] for caption in line["captions"]] for line in lines(tmp_path / "out")]
+    assert origins == [["original", "synthetic"], ["synthetic"], ["synthetic"], ["synthetic"]]
+    assert all(caption["text"] for line in lines(tmp_path / "out") for caption in line["captions"])
+
+
 def test_matching_heads_judge_and_thresholds_are_said(folder: Path, tmp_path: Path, capsys: Any) -> None:
     call = words(folder, tmp_path / "out", "--json", "--num-beams", "2", "--truncate", judge="blip")
     assert main(call) == 1  # random weights: nothing reaches one half

@@ -15,6 +15,7 @@ import chiasm
 from chiasm.connectors.cross_attention_resampler import GridResamplerConfig, LatentAttentionConfig
 from chiasm.connectors.linear import LinearConnectorConfig
 from chiasm.connectors.mlp import MLPConnectorConfig
+from chiasm.connectors.pooled import PooledConfig
 from chiasm.connectors.prefix import PrefixConfig
 from chiasm.connectors.qformer import QFormerConfig
 from chiasm.connectors.resampler import ResamplerConfig
@@ -42,6 +43,17 @@ def test_the_grid_of_queries_is_multihead_attention_with_positions_on_queries_an
         queries = (module.norm_queries(module.queries) + module.pos_embed).expand(3, -1, -1)
         expected = module.proj(module.norm_post(attention(queries, keys, values, need_weights=False)[0]))
         assert (module(x) - expected).abs().max() <= ATOL
+
+
+def test_pooled_cells_are_means_of_the_patches_below_them() -> None:
+    module = initialise(PooledConfig(input_dim=6, output_dim=8, grid=2))
+    x = torch.randn(3, 16, 6)
+    rows = x.view(3, 4, 4, 6)
+    for at, (top, left) in enumerate([(0, 0), (0, 2), (2, 0), (2, 2)]):
+        mean = rows[:, top : top + 2, left : left + 2].mean((1, 2))
+        assert (module(x)[:, at] - module.proj(mean)).abs().max() <= ATOL
+    whole = initialise(PooledConfig(input_dim=6, output_dim=8, grid=4))
+    assert (whole(x) - whole.proj(x)).abs().max() <= ATOL
 
 
 def test_the_sine_grid_tells_columns_then_rows() -> None:
@@ -88,6 +100,7 @@ def test_palms_block_is_the_formula() -> None:
 CONNECTORS = {
     "linear": (LinearConnectorConfig(input_dim=32, output_dim=48), 17),
     "mlp": (MLPConnectorConfig(input_dim=32, output_dim=48), 17),
+    "pooled": (PooledConfig(input_dim=32, output_dim=48, grid=2), 4),
     "prefix": (PrefixConfig(input_dim=32, output_dim=48, num_tokens=2), 2),
     "qformer": (
         QFormerConfig(input_dim=32, output_dim=48, num_queries=5, hidden_dim=16, num_layers=2, num_heads=2, mlp_dim=32),

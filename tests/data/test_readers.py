@@ -320,6 +320,13 @@ def test_folder_with_texts_and_what_lacks_its_partner(tmp_path: Path) -> None:
     assert sorted((fault.place.row, fault.code) for fault in dataset.faults) == [
         ("alone.jpg", "caption_empty"), ("nobody.txt", "picture_missing"),
     ]  # fmt: skip
+    (folder / "blank.png").write_bytes(picture(1))
+    (folder / "blank.txt").write_text(" \n")
+    wordless = open_dataset(folder, wordless=True)
+    assert [(wordless.key(row), wordless[row].captions) for row in range(3)] == [
+        ("a.jpg", ("first", "second")), ("alone.jpg", ()), ("blank.png", ()),
+    ]  # fmt: skip
+    assert [fault.place.row for fault in wordless.faults] == ["nobody.txt"]
     before = dataset.fingerprint
     (folder / "a.txt").write_text("other\n")
     assert open_dataset(folder).fingerprint != before

@@ -34,7 +34,7 @@ def trained(run: bridges.Run, module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("connector", ["linear", "mlp", "prefix", "qformer", "resampler", "grid", "latents"])
+@pytest.mark.parametrize("connector", ["linear", "mlp", "pooled", "prefix", "qformer", "resampler", "grid", "latents"])
 def test_one_setting_swaps_the_connector_over_frozen_parts(connector) -> None:
     run = bridges.blip2_pico()
     run = replace(run, model=replace(run.model, connector=connector))

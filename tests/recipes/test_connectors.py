@@ -22,7 +22,7 @@ TALK = [
     {"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "What is this?"}]},
     {"role": "assistant", "content": "cat"},
 ]
-SPLICED = ("prefix", "linear", "mlp", "resampler", "grid", "qformer")
+SPLICED = ("pooled", "prefix", "linear", "mlp", "resampler", "grid", "qformer")
 
 
 def built(run: Run) -> Model:

@@ -103,41 +103,40 @@ def curate(
         resume: A curation that is finished already is told again instead of refused.
     """
     from chiasm.cli.curating import Rows
-    from chiasm.data.convert import writers
 
-    settings = writing.checked()
-    if examples < 0:
-        raise UsageError(f"--examples is {examples}, the least is 0")
-    if format not in writers():
-        raise UsageError(f"--format is {format!r}, known are {', '.join(writers())}")
+    settings = {**writing.checked(), "seed": writing.seed}
     bulk.checked()
-    finished = out / FOLDER / "settings.json"
-    if os.path.lexists(out) and not (resume and finished.is_file()):
-        raise DataError("out_exists", f"{out} is there already", hint="another --out, or remove it first")
+    _check(out, format, examples, resume)
     rows = Rows(data, opening)
     dataset = rows.open()
     if not len(dataset):
         raise DataError("data_empty", f"{data} has 0 rows")
     by, models = roles(captioner, judge, options)
     limits = _limits(by, threshold, synthetic_threshold)
-    asked = {
-        "data": data, "fingerprint": dataset.fingerprint, "rows": len(dataset), "captioner": captioner,
-        "filter": judge, "weights": models, "by": by, "prompt": prompt, "writing": {**settings, "seed": writing.seed},
-        "truncate": truncate, "chunk": CHUNK,
-    }  # fmt: skip
+    stages = Stages(rows, prompt, settings, by, truncate, captioner, judge, bulk, options)
+    asked, finished = stages.asked(dataset, models), out / FOLDER / "settings.json"
     if finished.is_file():
         summary = json.loads(finished.read_text("utf-8"))
         _same(summary["settings"], asked, out)
-        _tell(summary, out, options)
-        return
-    stages = Stages(rows, prompt, {**settings, "seed": writing.seed}, by, truncate, captioner, judge, bulk, options)
-    if forecast:
+    elif forecast:
         _forecast(stages, len(dataset), options)
         return
-    with workspace(out, asked) as journal:
-        decisions, limits = stages.decisions(dataset, journal, limits)
-        summary = _write(dataset, decisions, limits, asked, out, format, examples)
+    else:
+        with workspace(out, asked) as journal:
+            decisions, limits = stages.decisions(dataset, journal, limits)
+            summary = _write(dataset, decisions, limits, asked, out, format, examples)
     _tell(summary, out, options)
+
+
+def _check(out: Path, format: str, examples: int, resume: bool) -> None:
+    from chiasm.data.convert import writers
+
+    if examples < 0:
+        raise UsageError(f"--examples is {examples}, the least is 0")
+    if format not in writers():
+        raise UsageError(f"--format is {format!r}, known are {', '.join(writers())}")
+    if os.path.lexists(out) and not (resume and (out / FOLDER / "settings.json").is_file()):
+        raise DataError("out_exists", f"{out} is there already", hint="another --out, or remove it first")
 
 
 def roles(captioner: str, judge: str, options: Loading) -> tuple[str, list[str]]:
@@ -188,6 +187,14 @@ class Stages:
     options: Loading
     seconds: dict[str, float] = field(default_factory=dict)
     loaded: dict[str, Model | None] = field(default_factory=dict)  # one at a time
+
+    def asked(self, dataset: Dataset, weights: Sequence[str]) -> dict[str, Any]:
+        """What the models' answers depend on; `weights` are digests of both models' files."""
+        return {
+            "data": self.rows.spec, "fingerprint": dataset.fingerprint, "rows": len(dataset),
+            "captioner": self.captioner, "filter": self.judge, "weights": weights, "by": self.by,
+            "prompt": self.prompt, "writing": self.settings, "truncate": self.truncate, "chunk": CHUNK,
+        }  # fmt: skip
 
     def decisions(
         self, dataset: Dataset, journal: Journal, limits: Thresholds | None

@@ -47,7 +47,7 @@ class Rows:
 
 @cache
 def _opened(spec: str, opening: Opening) -> Dataset:
-    return opening.open(spec)
+    return opening.open(spec, wordless=True)  # what has no caption is given one
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ class Opening:
     images: Path | None = None
     column: tuple[str, ...] = ()
 
-    def open(self, spec: str, skip: Path | None = None) -> Dataset:
-        """Open a data set with these options."""
+    def open(self, spec: str, skip: Path | None = None, *, wordless: bool = False) -> Dataset:
+        """Open a data set with these options; `wordless`: see `data.formats.Options`."""
         from chiasm.data.open import open_dataset
 
         columns = {}
@@ -48,7 +48,7 @@ class Opening:
             if not equals or not name:
                 raise UsageError(f"--column {word!r} has no equals sign", hint="--column caption=alt")
             columns[role] = name
-        return open_dataset(spec, images=self.images, columns=columns, skip=skip)
+        return open_dataset(spec, images=self.images, columns=columns, skip=skip, wordless=wordless)
 
 
 OPENING = Opening()

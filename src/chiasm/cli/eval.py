@@ -13,7 +13,8 @@ from chiasm.cli.options import LOADING, Loading
 from chiasm.cli.output import UsageError, emit, note, say
 
 if TYPE_CHECKING:
-    from chiasm.evaluation.protocol import Source, Task
+    from chiasm.evaluation.evaluate import Plan
+    from chiasm.evaluation.protocol import Task
 
 POOL = 256  # items that examples are taken from
 
@@ -57,43 +58,36 @@ def eval(
         against: Another run on the same tasks: paired differences are told.
         listing: List the tasks instead.
     """
-    from chiasm.evaluation.evaluate import Plan, evaluate
+    from chiasm.evaluation.evaluate import Plan
     from chiasm.evaluation.evaluate import against as paired
     from chiasm.evaluation.evaluate import rescore as score_again
-    from chiasm.evaluation.tasks import chosen
 
     if listing:
         _list(options)
         return
-    if rescore is not None:
-        folder, found = rescore, score_again(rescore)
-    else:
+    if rescore is None:
         if model is None or not tasks:
             raise UsageError("a model and --tasks are needed", hint="chiasm eval nano --tasks scenes,stamps")
         if batch_size < 1 or (limit is not None and limit < 1):
             raise UsageError(f"--batch-size is {batch_size} and --limit {limit}, the least is 1")
-        from chiasm.evaluation.predictor import ModelPredictor
-        from chiasm.evaluation.protocol import Source
-
-        asked = chosen([name.strip() for name in tasks.split(",") if name.strip()])
-        folder = out or Path("eval") / Path(model).name
-        if shots:
-            asked = _with_shots(asked, shots, Source(split=shots_split, limit=POOL), _folders(data), rices, options)
-        settings = Plan(
-            tasks=asked,
-            out=folder,
-            folders=_folders(data),
-            split=split,
-            limit=limit,
-            batch_size=batch_size,
-            resume=resume,
-            training=_training(train_data),
-        )
-        loaded = options.load(model)
-        if shots:  # the same examples stand before many questions
-            loaded.remember_pictures()
-        found = evaluate(ModelPredictor(loaded, batch_size), settings, _Progress())
+        folder, folders = out or Path("eval") / Path(model).name, _folders(data)
+        asked = _asked(tasks, shots, shots_split, folders, rices, options)
+        settings = Plan(tasks=asked, out=folder, folders=folders, split=split, limit=limit, batch_size=batch_size,
+                        resume=resume, training=_training(train_data))  # fmt: skip
+        found = _measure(model, settings, bool(shots), options)
+    else:
+        folder, found = rescore, score_again(rescore)
     _tell(found, folder, None if against is None else paired(folder, against), options)
+
+
+def _measure(model: str, settings: Plan, shots: bool, options: Loading) -> dict[str, Any]:
+    from chiasm.evaluation.evaluate import evaluate
+    from chiasm.evaluation.predictor import ModelPredictor
+
+    loaded = options.load(model)
+    if shots:  # the same examples stand before many questions
+        loaded.remember_pictures()
+    return evaluate(ModelPredictor(loaded, settings.batch_size), settings, _Progress())
 
 
 def _tell(found: dict[str, Any], folder: Path, differences: Any, options: Loading) -> None:
@@ -129,16 +123,19 @@ def _folders(words: tuple[str, ...]) -> dict[str, Path | str]:
     return found
 
 
-def _with_shots(
-    asked: list[Task], shots: str, source: Source, folders: dict[str, Path | str], rices: str | None, options: Loading
+def _asked(
+    names: str, shots: str, split: str, folders: dict[str, Path | str], rices: str | None, options: Loading
 ) -> list[Task]:
-    """Each task once for each number of examples; tasks that write no text as they are."""
-    from dataclasses import replace
-
+    """The tasks, each once for each number of examples; those that write no text as they are."""
     from chiasm.evaluation.evaluate import folder_for
     from chiasm.evaluation.few_shot import curve, nearest_by, random_shots
     from chiasm.evaluation.predictor import ModelPredictor
+    from chiasm.evaluation.protocol import Source
+    from chiasm.evaluation.tasks import chosen
 
+    asked = chosen([name.strip() for name in names.split(",") if name.strip()])
+    if not shots:
+        return asked
     try:
         counts = [int(word) for word in shots.split(",")]
     except ValueError:
@@ -148,7 +145,7 @@ def _with_shots(
         if task.way != "generate":
             found.append(task)
             continue
-        pool = task.load(replace(source, folder=folder_for(task, folders))).items
+        pool = task.load(Source(folder=folder_for(task, folders), split=split, limit=POOL)).items
         select = random_shots(pool) if rices is None else nearest_by(ModelPredictor(options.load(rices)), pool)
         found += curve(task, select, counts)
     return found

@@ -7,6 +7,7 @@ from chiasm.connectors.cross_attention_resampler import GridResamplerConfig, Lat
 from chiasm.connectors.grid_transformer import GridTransformerConfig
 from chiasm.connectors.linear import LinearConnectorConfig
 from chiasm.connectors.mlp import MLPConnectorConfig
+from chiasm.connectors.pooled import PooledConfig
 from chiasm.connectors.prefix import PrefixConfig
 from chiasm.connectors.qformer import QFormerConfig
 from chiasm.connectors.resampler import ResamplerConfig
@@ -18,6 +19,7 @@ Connector = (
     | ResamplerConfig
     | GridResamplerConfig
     | LatentAttentionConfig
+    | PooledConfig
     | PrefixConfig
     | GridTransformerConfig
 )

@@ -60,10 +60,12 @@ class Options:
     Attributes:
         images: folder that pictures are looked for in, beside the data's own.
         columns: role → column, for tables whose names can't be guessed.
+        wordless: a picture of a folder that has no words, where others have some, is a row and no fault.
     """
 
     images: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    wordless: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -37,6 +37,7 @@ def open_dataset(
     images: str | os.PathLike[str] | None = None,
     columns: Mapping[str, str] | None = None,
     skip: str | os.PathLike[str] | None = None,
+    wordless: bool = False,
 ) -> Dataset:
     """Open a data set of any known format.
 
@@ -47,6 +48,7 @@ def open_dataset(
         images: folder that pictures are looked for in, beside the data's own.
         columns: role → column, for tables whose names can't be guessed: ``{"caption": "alt"}``.
         skip: a skip list that `chiasm data check` wrote for this data; its rows are left out.
+        wordless: see `data.formats.Options`.
 
     Returns:
         Rows by number; `faults` lists what could be told at once to be unusable.
@@ -54,7 +56,8 @@ def open_dataset(
     Raises:
         DataError: nothing there, a format that isn't known or isn't clear, damage that leaves no row reachable.
     """
-    options = Options(images=None if images is None else Path(images), columns=dict(columns or {}))
+    folder = None if images is None else Path(images)
+    options = Options(images=folder, columns=dict(columns or {}), wordless=wordless)
     dataset = _open(spec, options)
     return dataset if skip is None else without_skipped(dataset, Path(skip))
 

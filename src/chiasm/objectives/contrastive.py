@@ -54,7 +54,10 @@ def info_nce(
     if gather and _world() > 1:
         assert same is None, "`same` over several processes"
         images, texts = gathered(image_embeds), gathered(text_embeds)
-        spread = _log_partition(image_embeds, texts, scale, tile) + _log_partition(text_embeds, images, scale, tile)
+        if len(image_embeds) * len(texts) <= tile:
+            first = dist.get_rank() * len(image_embeds)
+            return _cross_entropies(scale * image_embeds @ texts.T, scale * text_embeds @ images.T, first, smoothing)
+        spread = _OneWay.apply(image_embeds, texts, scale, tile) + _OneWay.apply(text_embeds, images, scale, tile)
         target = (1 - smoothing) * scale * _shared(image_embeds, text_embeds, None)
         if smoothing:
             target += smoothing * scale * (image_embeds.sum(0) @ texts.mean(0) + text_embeds.sum(0) @ images.mean(0))
@@ -67,9 +70,7 @@ def info_nce(
         return (spread - target) / (2 * len(image_embeds))
     logits = scale * image_embeds @ text_embeds.T  # (B, B)
     if same is None:
-        target = torch.arange(len(logits), device=logits.device)
-        rows = F.cross_entropy(logits, target, label_smoothing=smoothing)
-        return (rows + F.cross_entropy(logits.T, target, label_smoothing=smoothing)) / 2
+        return _cross_entropies(logits, logits.T, 0, smoothing)
     share = same.to(logits.dtype)
     rows = F.cross_entropy(logits, share / share.sum(1, keepdim=True), label_smoothing=smoothing)
     columns = F.cross_entropy(logits.T, share.T / share.T.sum(1, keepdim=True), label_smoothing=smoothing)
@@ -134,11 +135,15 @@ def _shared(images: torch.Tensor, texts: torch.Tensor, same: torch.Tensor | None
     ).sum()
 
 
-def _log_partition(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, tile: int) -> torch.Tensor:
-    """Σ_i log Σ_j exp(t x_i·y_j)."""
-    if len(x) * len(y) > tile:
-        return _OneWay.apply(x, y, scale, tile)
-    return (scale * x @ y.T).logsumexp(1).sum()
+def _cross_entropies(rows: torch.Tensor, columns: torch.Tensor, first: int, smoothing: float) -> torch.Tensor:
+    """The mean loss of (B, W·B) logits both ways, row i's own at column `first` + i.
+
+    Row by row, each from its own largest logit: sums of whole logits, tens of them, would lose what is left of the
+    difference in float32, and one process and several would differ by it.
+    """
+    own = torch.arange(first, first + len(rows), device=rows.device)
+    across, down = (F.cross_entropy(logits, own, label_smoothing=smoothing) for logits in (rows, columns))
+    return (across + down) / 2
 
 
 def _blocks(x: torch.Tensor, y: torch.Tensor, tile: int) -> Iterator[tuple[slice, torch.Tensor]]:

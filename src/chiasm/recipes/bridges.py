@@ -25,9 +25,9 @@ class Bridged(ModelConfig):
     """A small ViT, a connector by name, and a language model that comes with weights.
 
     Attributes:
-        connector: ``linear``, ``mlp``, ``prefix``, ``qformer``, ``resampler``, ``grid`` or ``latents``.
+        connector: ``linear``, ``mlp``, ``pooled``, ``prefix``, ``qformer``, ``resampler``, ``grid`` or ``latents``.
         image_size, patch_size, hidden_dim, num_layers: of the picture tower.
-        tokens: visual tokens a picture, where the connector decides; a square number for ``grid``.
+        tokens: visual tokens a picture, where the connector decides; a square number for ``grid`` and ``pooled``.
         language: ``pico_text`` or ``smollm2``.
     """
 
@@ -116,6 +116,7 @@ def connector_by_name(name: str, width: int, output: int, tokens: int, inner: in
     from chiasm.connectors.cross_attention_resampler import GridResamplerConfig, LatentAttentionConfig
     from chiasm.connectors.linear import LinearConnectorConfig
     from chiasm.connectors.mlp import MLPConnectorConfig
+    from chiasm.connectors.pooled import PooledConfig
     from chiasm.connectors.prefix import PrefixConfig
     from chiasm.connectors.qformer import QFormerConfig
     from chiasm.connectors.resampler import ResamplerConfig
@@ -126,6 +127,7 @@ def connector_by_name(name: str, width: int, output: int, tokens: int, inner: in
     made = {
         "linear": lambda: LinearConnectorConfig(**ends),
         "mlp": lambda: MLPConnectorConfig(**ends),
+        "pooled": lambda: PooledConfig(**ends, grid=round(tokens**0.5)),
         "prefix": lambda: PrefixConfig(**ends, num_tokens=2),
         "qformer": lambda: QFormerConfig(
             **ends, num_queries=tokens, hidden_dim=inner, num_layers=4, num_heads=inner // 32, mlp_dim=4 * inner

@@ -31,7 +31,7 @@ class Joined(ModelConfig):
 
     Attributes:
         connector: see `recipes.bridges.connector_by_name`; `gated` = a resampler behind gated cross-attention.
-        tokens: visual tokens a picture, where the connector decides; a square number for ``grid``.
+        tokens: visual tokens a picture, where the connector decides; a square number for ``grid`` and ``pooled``.
         inner: width of attention and MLPs inside.
         tower: ``efficientnet_lite0`` or ``efficientnet_lite2``.
         language: ``pico_text`` or ``smollm2``.
@@ -150,6 +150,12 @@ def frozen_cells() -> Run:
 def linear_cells() -> Run:
     """PaLM-E's and LLaVA's answer: every feature through one affine map."""
     return _joined("linear")
+
+
+@recipe(family="palme", scale="pico", needs=NEEDS)
+def pooled_cells() -> Run:
+    """The same map after averaging to fewer cells: what a picture's tokens are worth, with what learns unchanged."""
+    return replace(_joined("pooled"), model=Joined(connector="pooled", tokens=16))
 
 
 @recipe(family="palme", scale="pico", needs=NEEDS)

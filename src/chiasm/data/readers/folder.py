@@ -1,8 +1,9 @@
 """A folder of pictures, each with its caption in a `.txt` of the same name; or in one folder a class.
 
 `cat.jpg` and `cat.txt` make a row; each further line of the text is a further caption. Without any text, pictures in
-subfolders have the folder's name as their label, and pictures in a flat folder are rows without words. Hidden files
-and folders are left alone; links are followed only where they stay inside.
+subfolders have the folder's name as their label, and pictures in a flat folder are rows without words. Where some
+pictures have a text, one without is a fault, unless the caller takes rows without words. Hidden files and folders are
+left alone; links are followed only where they stay inside.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class FolderRows(Rows):
     """The pictures under a folder, by name."""
 
     def __init__(self, path: Path, options: Options | None = None) -> None:
-        del options
+        self._wordless = options is not None and options.wordless
         self.path, self.name = path, path.resolve().name
         self._find = PictureFinder([path])
         pictures, texts = _walk(path)
@@ -44,13 +45,14 @@ class FolderRows(Rows):
             (stem, name) for stem, own in pictures.items() for name in (list(own)[:1] if stem in shared else own)
         )
         self.labelled = not texts and any("/" in name for _, name in names)
-        if texts:
+        if texts and not self._wordless:
             faults += [
                 Fault(Place(str(path), name), "caption_empty", "no .txt stands beside the picture")
                 for stem, name in names
                 if stem not in texts
             ]
             names = [(stem, name) for stem, name in names if stem in texts]
+        if texts:
             faults += [
                 Fault(Place(str(path), texts[stem][0]), "picture_missing", "no picture stands beside the text")
                 for stem in sorted(texts.keys() - pictures.keys())
@@ -82,9 +84,9 @@ class FolderRows(Rows):
         found: dict[str, Any] = {}
         if text is not None:
             captions = tuple(line.strip() for line in self._text(text).splitlines() if not blank(line))
-            if not captions:
+            if not captions and not self._wordless:
                 raise DataError("caption_empty", f"{text} holds no visible character")
-            turns.append(Message("assistant", (TextPart(captions[0]),)))
+            turns += [Message("assistant", (TextPart(caption),)) for caption in captions[:1]]
         elif self.labelled and "/" in name:
             found["label"] = name.rpartition("/")[0].rpartition("/")[2]
             turns.append(Message("assistant", (TextPart(found["label"]),)))
