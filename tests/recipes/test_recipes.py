@@ -13,11 +13,12 @@ from PIL import Image
 
 import chiasm
 from chiasm.core.errors import ChiasmError, ConfigError
+from chiasm.nn.positions import resize_grid
 from chiasm.recipes.run import SCALES, Run, Source, Tiny, find_recipe, recipes
 from chiasm.recipes.running import carry
 from chiasm.recipes.running.carry import Manner, carry_out, counts
 from chiasm.recipes.running.settings import changed, differences, read_run, resolve, write_run
-from chiasm.recipes.running.standard import take_over
+from chiasm.recipes.running.starting import take_over
 from chiasm.training.logs import read_log
 from chiasm.weights.load import layout_for_config
 from chiasm.weights.meta import build_on_meta
@@ -216,6 +217,31 @@ def test_a_part_of_a_run_s_weights_is_taken(tmp_path: Path) -> None:
         assert torch.equal(tensor, (other.state_dict() if name.startswith("vision.") else before)[name])
     with pytest.raises(ConfigError, match="init_mismatch"):
         take_over(module, other, "other", said.append, ("^nothing",))
+    stranger = chiasm.new("siglip", tiny=True).module  # a tensor or two fit by chance
+    with pytest.raises(ConfigError, match=r"init_mismatch") as caught:
+        take_over(module, stranger, "stranger", said.append)
+    assert "stranger" in caught.value.what and caught.value.hint and len(said) == 1
+
+
+def test_a_tensor_of_another_shape_is_named_and_positions_are_interpolated() -> None:
+    class Tower(torch.nn.Module):
+        def __init__(self, places: int, width: int) -> None:
+            super().__init__()
+            self.vision = torch.nn.Module()
+            self.vision.pos_embed = torch.nn.Parameter(torch.randn(places, width))
+            self.language = torch.nn.Linear(width, width)
+
+    small, large = Tower(1 + 4 * 4, 8), Tower(1 + 6 * 6, 8)
+    take_over(large, small, "small", lambda line: None)
+    assert torch.equal(large.vision.pos_embed[0], small.vision.pos_embed[0])
+    grid = resize_grid(small.vision.pos_embed[1:], (4, 4), (6, 6))
+    assert torch.equal(large.vision.pos_embed[1:], grid)
+    with pytest.raises(ConfigError, match=r"vision\.pos_embed is 17 × 8 in small and 17 × 4 in the model"):
+        take_over(Tower(17, 4), small, "small", lambda line: None)
+    take_over(part := Tower(17, 8), Tower(17, 8), "whole", lambda line: None, ("^language",))
+    with pytest.raises(ConfigError, match="0 of 2 of language"):
+        del small.language
+        take_over(part, small, "part", lambda line: None, ("^language",))
 
 
 def test_what_may_change_in_a_run_that_goes_on() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chiasm.data.collation import Pairs
-from chiasm.recipes.bridges import Bridged, Gated, pico
+from chiasm.recipes.bridges import TOWER, Bridged, Gated, pico
 from chiasm.recipes.run import Run, Source, Store, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
@@ -151,6 +151,7 @@ def blip2_pico_stage1() -> Run:
     return Run(
         model=Querying(),
         after="clip_pico",
+        inherit=TOWER,
         freeze=("^vision\\.",),
         data=(Source(name=CAPTIONS),),
         collate=Pairs(truncate=False),
@@ -167,19 +168,19 @@ def blip2_pico_stage1() -> Run:
 @recipe(family="blip2", scale="pico", needs=NEEDS)
 def blip2_pico_stage2() -> Run:
     """The same Q-Former speaks to the frozen pico language model."""
-    return replace(pico(Bridged(connector="qformer")), after="blip2_pico_stage1")
+    return replace(pico(Bridged(connector="qformer")), after="blip2_pico_stage1", inherit=("",))
 
 
 @recipe(family="instructblip", scale="pico", needs=NEEDS)
 def instructblip_pico() -> Run:
     """The first stage's Q-Former with its text side, which now reads the question."""
-    return replace(pico(Instructed()), after="blip2_pico_stage1")
+    return replace(pico(Instructed()), after="blip2_pico_stage1", inherit=("",))
 
 
 @recipe(family="minigpt4", scale="pico", needs=NEEDS)
 def minigpt4_pico_align() -> Run:
     """BLIP-2's frozen Q-Former; its projection alone learns, on captions."""
-    run = replace(pico(Bridged(connector="qformer")), after="blip2_pico_stage2", learn=("^connector\\.proj\\.",))
+    run = replace(blip2_pico_stage2(), after="blip2_pico_stage2", learn=("^connector\\.proj\\.",))
     return replace(run, data=(Source(name=CAPTIONS),), steps=200)
 
 
@@ -194,7 +195,7 @@ def minigpt4_pico_finetune() -> Run:
 def frozen_pico() -> Run:
     """A small NF-ResNet from scratch, its gradient through the frozen pico language model."""
     run = pico(Prefixed(), ("^vision\\.", "^connector\\."))
-    return replace(run, after=None, store=None)
+    return replace(run, after=None, inherit=("",), store=None)
 
 
 @recipe(family="idefics", scale="pico", needs=NEEDS)

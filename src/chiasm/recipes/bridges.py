@@ -17,6 +17,7 @@ from chiasm.training.config import AdamW, Cosine, Group
 if TYPE_CHECKING:
     from chiasm.models.model import Model
 
+TOWER = ("^vision\\.",)  # of `clip_pico`; its text tower is none of ours
 SCENES = "scenes:train:naming,position,counting,yes_no,attribute?size=96&nouns=24"
 
 
@@ -149,6 +150,7 @@ def pico(model: ModelConfig, learn: tuple[str, ...] = ("^connector\\.",)) -> Run
     return Run(
         model=model,
         after="clip_pico",
+        inherit=TOWER,
         learn=learn,
         data=(Source(name=SCENES),),
         collate=Conversations(),

@@ -63,6 +63,7 @@ def llava_pico_align() -> Run:
     return Run(
         model=SmallLlava(),
         after="clip_pico",
+        inherit=("^vision\\.",),
         learn=("^connector\\.",),
         data=(Source(name="scenes:train:describe,naming?size=96&nouns=24"),),
         collate=Conversations(),
@@ -82,6 +83,7 @@ def llava_pico() -> Run:
     return replace(
         llava_pico_align(),
         after="llava_pico_align",
+        inherit=("",),
         learn=("^connector\\.", "^vision\\."),
         data=(Source(name=SCENES),),
         store=None,

@@ -171,7 +171,8 @@ class Run:
     Attributes:
         recipe, family, scale, needs: what the recipe was registered as; filled in by `@recipe`.
         model: what is trained.
-        init_from: folder of a finished run or of a model whose weights replace the model's, where names agree.
+        init_from: folder of a finished run or of a model whose weights replace the model's, where names agree; one part
+            at least must be there whole, and no shape may differ.
         inherit: regular expressions; of `init_from`, only tensors are taken whose name one is found in.
         after: a recipe that is run first, into `OUT/<its name>`, unless `init_from` is given; the run starts from it.
         learn: regular expressions; a parameter learns when one is found in its name.

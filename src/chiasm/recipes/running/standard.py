@@ -20,6 +20,7 @@ from chiasm.models.model import Model
 from chiasm.nn.lora import add_lora
 from chiasm.recipes.run import Pretrained, Run, Source
 from chiasm.recipes.running.show import show_sample
+from chiasm.recipes.running.starting import take_over
 from chiasm.recipes.running.task import Task, Tell
 from chiasm.training.world import World
 from chiasm.weights.load import load
@@ -82,23 +83,6 @@ def build_model(run: Run, tell: Tell) -> Model:
         other = load(run.init_from, device="cpu", dtype="float32").module
         take_over(model.module, other, run.init_from, tell, run.inherit)
     return model
-
-
-def take_over(module: nn.Module, other: nn.Module, source: str, tell: Tell, inherit: Sequence[str] = ("",)) -> None:
-    """Copy every tensor that both modules have under one name in one shape, if a pattern is found in the name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    own, theirs = module.state_dict(), other.state_dict()
-    same = {name: t for name, t in theirs.items() if name in own and own[name].shape == t.shape}
-    same = {name: t for name, t in same.items() if any(re.search(pattern, name) for pattern in inherit)}
-    if not same:
-        raise ConfigError("init_mismatch", f"{source} has 0 of the model's {len(own)} tensors by name and shape")
-    module.load_state_dict(same, strict=False)
-    left = sorted(set(own) - set(same))
-    first = f"; new: {', '.join(left[:3])}{' …' if len(left) > 3 else ''}" if left else ""
-    tell(f"started from {source}: {len(same)} of {len(own)} tensors{first}")
 
 
 def choose_trainable(module: nn.Module, run: Run) -> None:
