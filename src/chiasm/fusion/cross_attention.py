@@ -18,6 +18,36 @@ from chiasm.language.bert import Bert, BertHead
 from chiasm.nn.cache import Cache
 from chiasm.nn.fusion_blocks import Context, context_mask
 from chiasm.nn.masks import real_tokens
+from chiasm.vision.conv_grid import ConvGrid
+from chiasm.vision.hybrid import Hybrid
+from chiasm.vision.vit import ViT
+
+
+class Seeing(nn.Module):
+    """A picture tower in two steps, what may be frozen and stored, and what learns on it."""
+
+    vision: ViT | ConvGrid | Hybrid
+
+    def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(I, 3, h, w) pixels → (I, P, trunk's D) cells of a hybrid tower, or (I, 1 + P, D) states of another."""
+        return self.vision.trunk.features(pixels) if isinstance(self.vision, Hybrid) else self.vision.states(pixels)
+
+    def encode_features(self, features: torch.Tensor) -> torch.Tensor:
+        """Of `visual_features` → (I, 1 + P, D) states, the class token first."""
+        return self.vision.refine(features) if isinstance(self.vision, Hybrid) else features
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(I, 3, h, w) pixels → (I, 1 + P, D) states, the class token first."""
+        return self.encode_features(self.visual_features(pixels))
+
+    def picture_states(self, batch: Batch, each: int = 1) -> torch.Tensor:
+        """(B · each, 1 + P, D) states of a batch's pictures, from pixels or stored features.
+
+        Raises:
+            PromptError: another number of pictures; both numbers are named.
+        """
+        given = pictures_of(batch, each)
+        return self.encode_images(given) if batch.features is None else self.encode_features(given)
 
 
 @dataclass(slots=True)
@@ -146,21 +176,25 @@ def places(attend: torch.Tensor | None) -> torch.Tensor | None:
     return None if attend is None else (attend.cumsum(1) - 1).clamp(min=0)
 
 
-def one_picture_a_row(batch: Batch) -> torch.Tensor:
-    """The pixels of a batch in which every text has one picture.
+def pictures_of(batch: Batch, each: int = 1) -> torch.Tensor:
+    """The pixels, or the stored features, of a batch in which every text has as many pictures.
+
+    Args:
+        batch: of texts.
+        each: pictures a text.
 
     Returns:
-        (B, 3, h, w).
+        (B · each, …), a row's pictures together.
 
     Raises:
-        PromptError: another number of pictures or of their slots; both numbers are named.
+        PromptError: another number of pictures; both numbers are named.
     """
     assert batch.input_ids is not None
-    given = 0 if batch.pixel_values is None else len(batch.pixel_values)
-    rows = len(batch.input_ids)
-    if batch.pixel_values is None or given != rows:
-        raise PromptError("image_count", f"{given} pictures encoded, {rows} texts; each text needs 1 picture")
-    return batch.pixel_values
+    pictures = batch.pixel_values if batch.features is None else batch.features
+    given, rows = 0 if pictures is None else len(pictures), len(batch.input_ids)
+    if pictures is None or given != rows * each:
+        raise PromptError("image_count", f"{given} pictures encoded, {rows} texts need {rows * each}")
+    return pictures
 
 
 def grad_cam(weights: torch.Tensor, gradient: torch.Tensor, words: torch.Tensor) -> torch.Tensor:

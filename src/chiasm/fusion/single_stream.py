@@ -17,6 +17,7 @@ from chiasm.nn.attention import AttentionConfig
 from chiasm.nn.blocks import Block, BlockConfig
 from chiasm.nn.masks import attention_mask, real_tokens
 from chiasm.nn.mlp import MLPConfig
+from chiasm.vision.cells import CellTower, CellTowerConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,7 @@ class SingleStreamConfig:
         hidden_dim, num_layers, num_heads, mlp_dim: D, L, H, M.
         max_patches: most patches a picture keeps in training, drawn at random; None = all.
         act, norm_eps: activation, ε of every LayerNorm.
+        trunk: cells of a frozen network stand in for patches of pixels; its `image_size` and cells are the ones above.
     """
 
     vocab_size: int
@@ -45,6 +47,7 @@ class SingleStreamConfig:
     max_patches: int | None = None
     act: str = "gelu"
     norm_eps: float = 1e-12
+    trunk: CellTowerConfig | None = None
 
     @property
     def grid(self) -> int:
@@ -119,6 +122,24 @@ class PatchEmbedding(nn.Module):
         return F.interpolate(grid, size=(rows, columns), mode="bilinear", align_corners=True)[0]
 
 
+class CellEmbedding(nn.Module):
+    """Cells of a frozen network, which carry their positions, a class token first."""
+
+    def __init__(self, config: SingleStreamConfig) -> None:
+        super().__init__()
+        assert config.trunk is not None
+        self.trunk: CellTower = config.trunk.build()
+        self.proj = nn.Linear(config.trunk.hidden_dim, config.hidden_dim)
+        self.cls_token = nn.Parameter(torch.zeros(config.hidden_dim))
+
+    def forward(
+        self, cells: torch.Tensor, grids: Sequence[tuple[int, int]] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, P, trunk's D) cells → (B, 1 + P, D), and (B, 1 + P) bool, all of them real."""
+        x = torch.cat((self.cls_token.expand(len(cells), 1, -1), self.proj(cells)), 1)
+        return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+
+
 class SingleStream(nn.Module):
     """Words and patches → states of both, and one pooled vector."""
 
@@ -126,7 +147,7 @@ class SingleStream(nn.Module):
         super().__init__()
         self.config = config
         width = config.hidden_dim
-        self.vision = PatchEmbedding(config)
+        self.vision = PatchEmbedding(config) if config.trunk is None else CellEmbedding(config)
         self.language = WordEmbedding(config)
         self.modality_embed = nn.Parameter(torch.zeros(config.num_modalities, width))
         self.blocks = nn.ModuleList(Block(config.block()) for _ in range(config.num_layers))
@@ -134,7 +155,9 @@ class SingleStream(nn.Module):
 
     def init_weights(self) -> None:
         """Draw as the reference does: normal, deviation 0.02, no bias."""
-        tables = (self.vision.pos_embed, self.vision.cls_token, self.modality_embed)
+        tables = [self.vision.cls_token, self.modality_embed]
+        if isinstance(self.vision, PatchEmbedding):
+            tables.append(self.vision.pos_embed)
         for table in (*tables, self.language.token_embed.weight, self.language.pos_embed, self.language.type_embed):
             nn.init.normal_(table, std=0.02)
         for part in self.blocks.modules():
@@ -146,7 +169,7 @@ class SingleStream(nn.Module):
         self,
         ids: torch.Tensor,
         attend: torch.Tensor | None,
-        pixels: torch.Tensor,
+        pictures: torch.Tensor,
         grids: Sequence[tuple[int, int]] | None = None,
         modality: int = 1,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -155,14 +178,14 @@ class SingleStream(nn.Module):
         Args:
             ids: (B, T), padded on the right.
             attend: (B, T) bool; None = no padding.
-            pixels, grids: see `PatchEmbedding.forward`.
+            pictures, grids: see `PatchEmbedding.forward`, or `CellEmbedding.forward`.
             modality: which kind of input the picture is, from 1.
 
         Returns:
             (B, T, D) of the words, (B, 1 + P, D) of the patches, (B, 1 + P) which patches are real.
         """
         words = self.language(ids) + self.modality_embed[0]
-        patches, real = self.vision(pixels, grids)
+        patches, real = self.vision(pictures, grids)
         patches = patches + self.modality_embed[modality]
         given = torch.ones_like(ids, dtype=torch.bool) if attend is None else attend
         seen = real_tokens(torch.cat((given, real), 1))

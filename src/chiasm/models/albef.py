@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from chiasm.core.batch import Batch
-from chiasm.core.errors import PromptError
 from chiasm.core.registry import Family, register
 from chiasm.core.texts import TextStates
-from chiasm.fusion.cross_attention import CrossAttentionLM, Reading, grad_cam, one_picture_a_row, places
+from chiasm.fusion.cross_attention import CrossAttentionLM, Reading, Seeing, grad_cam, places
 from chiasm.language.bert import Bert, BertConfig, BertHead, CrossConfig
-from chiasm.models.assembly import Parts, picture_processor
+from chiasm.models.assembly import Parts, tower_pictures
 from chiasm.nn.fusion_blocks import Context
 from chiasm.processing.fusion import FusionProcessor
 from chiasm.processing.miniature import tiny_tokenizer
-from chiasm.vision.vit import ViT, ViTConfig
+from chiasm.vision.hybrid import HybridConfig
+from chiasm.vision.vit import ViTConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +81,7 @@ class AlbefConfig:
         temperature: what similarities are divided by at first.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | HybridConfig
     language: BertConfig
     head: Pretraining | Labels | Questions
     temperature: float = 0.07
@@ -104,18 +104,14 @@ class AlbefConfig:
         return AlbefLabels(self) if isinstance(self.head, Labels) else AlbefQuestions(self)
 
 
-class _Towers(nn.Module):
+class _Towers(Seeing):
     """Picture tower and split text tower, which every head stands on."""
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision: ViT = config.vision.build()
+        self.vision = config.vision.build()
         self.language: Bert = config.language.build()
-
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, h, w) pixels → (B, 1 + P, D) states, the class token first."""
-        return self.vision.states(pixels)
 
     def read_texts(self, ids: torch.Tensor, attend: torch.Tensor | None = None) -> TextStates:
         """(B, T) ids and their mask → the texts after the lower half, which sees no picture."""
@@ -193,7 +189,7 @@ class Albef(_Towers):
     def match_logits(self, batch: Batch) -> torch.Tensor:
         """(B,) log-odds that each row's picture and text belong together."""
         assert batch.input_ids is not None
-        images = self.encode_images(one_picture_a_row(batch))
+        images = self.picture_states(batch)
         scores = self.match_scores(self.read_texts(batch.input_ids, batch.attention_mask), images)
         return scores[:, 1] - scores[:, 0]
 
@@ -208,7 +204,7 @@ class Albef(_Towers):
         assert batch.input_ids is not None
         layer = min(self.config.split + 2, self.config.language.num_layers - 1)
         record: dict[int, list[torch.Tensor]] = {layer: []}
-        images = self.encode_images(one_picture_a_row(batch)).detach().requires_grad_(True)
+        images = self.picture_states(batch).detach().requires_grad_(True)
         texts = self.read_texts(batch.input_ids, batch.attention_mask)
         scores = self.match_scores(texts, images, record)
         (gradient,) = torch.autograd.grad(scores[:, 1].sum(), record[layer][0])
@@ -223,7 +219,7 @@ class Albef(_Towers):
         if self.word_head is None:
             return self.match_logits(batch)
         assert batch.input_ids is not None
-        return self.word_scores(batch.input_ids, batch.attention_mask, self.encode_images(one_picture_a_row(batch)))
+        return self.word_scores(batch.input_ids, batch.attention_mask, self.picture_states(batch))
 
 
 class AlbefLabels(_Towers):
@@ -250,10 +246,7 @@ class AlbefLabels(_Towers):
             PromptError: another number of pictures.
         """
         assert batch.input_ids is not None
-        given, rows = 0 if batch.pixel_values is None else len(batch.pixel_values), len(batch.input_ids)
-        if batch.pixel_values is None or given != rows * self.images:
-            raise PromptError("image_count", f"{given} pictures encoded, {rows} texts need {rows * self.images}")
-        states = self.encode_images(batch.pixel_values)
+        states = self.picture_states(batch, self.images)
         pictures = [states[index :: self.images] for index in range(self.images)]
         return self.head(self.fuse(self.read_texts(batch.input_ids, batch.attention_mask), pictures)[:, 0])
 
@@ -282,7 +275,7 @@ class AlbefQuestions(_Towers, CrossAttentionLM):
         assert batch.input_ids is not None and batch.source_length is not None
         start, attend = batch.source_length, batch.attention_mask
         asked = None if attend is None else attend[:, :start]
-        images = self.encode_images(one_picture_a_row(batch))
+        images = self.picture_states(batch)
         states = self.fuse(self.read_texts(batch.input_ids[:, :start], asked), [images])
         return Reading(states, asked, batch.input_ids[:, start:], None if attend is None else attend[:, start:])
 
@@ -336,7 +329,7 @@ def processor(config: AlbefConfig, parts: Parts) -> FusionProcessor:
     asks = isinstance(config.head, Questions)
     return FusionProcessor(
         parts.tokenizer,
-        picture_processor(parts, "BlipImageProcessor", config.vision.image_size, patch=config.vision.patch_size),
+        tower_pictures(parts, "BlipImageProcessor", config.vision, patch=config.vision.patch_size),
         config.language.context_length,
         start_id=config.head.start_id if isinstance(config.head, Questions) else None,
         asks=asks,

@@ -19,10 +19,11 @@ from torch import nn
 from chiasm.core.batch import Batch
 from chiasm.core.registry import Family, register
 from chiasm.language.bert import Bert, BertConfig
-from chiasm.models.assembly import Parts
+from chiasm.models.assembly import Parts, lite_pictures
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import DualProcessor
+from chiasm.vision.cells import CellTower, CellTowerConfig
 from chiasm.vision.efficientnet import EFFICIENTNET, EfficientNet, EfficientNetConfig, efficientnet
 
 CONTEXT = 64  # tokens that the published processor cuts at
@@ -38,7 +39,7 @@ class AlignConfig:
         init_temperature: what similarities are divided by at first.
     """
 
-    vision: EfficientNetConfig
+    vision: EfficientNetConfig | CellTowerConfig
     language: BertConfig
     init_temperature: float = 1.0
 
@@ -57,7 +58,7 @@ class Align(nn.Module):
     def __init__(self, config: AlignConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision: EfficientNet = config.vision.build()
+        self.vision: EfficientNet | CellTower = config.vision.build()
         self.language: Bert = config.language.build()
         self.text_proj = nn.Linear(config.language.hidden_dim, config.vision.output_dim)
         self.temperature = nn.Parameter(torch.tensor(config.init_temperature))
@@ -72,12 +73,12 @@ class Align(nn.Module):
         return -self.temperature.log()
 
     def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(I, 3, h, w) pixels → (I, E)."""
-        return self.vision(pixels)
+        """(I, 3, h, w) pixels → (I, E) of the tower, or (I, P, E) of a frozen network's cells."""
+        return self.vision.features(pixels) if isinstance(self.vision, CellTower) else self.vision(pixels)
 
     def embed_features(self, features: torch.Tensor) -> torch.Tensor:
-        """(I, E) of `visual_features` → (I, E), L2-normalised."""
-        return F.normalize(features, dim=-1)
+        """(I, E) of `visual_features`, or (I, P, E) whose mean counts → (I, E), L2-normalised."""
+        return F.normalize(features.mean(1) if features.dim() == 3 else features, dim=-1)
 
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """(I, 3, h, w) pixels → (I, E), L2-normalised."""
@@ -122,6 +123,9 @@ PRESETS = {
 
 def processor(config: AlignConfig, parts: Parts) -> DualProcessor:
     """Stretch, crop the middle, scale to ±1; texts of at most 64 tokens."""
+    if isinstance(config.vision, CellTowerConfig):
+        own = lite_pictures(config.vision.image_size)
+        return DualProcessor(parts.tokenizer, own, CONTEXT, settings=parts.settings)
     side = {"height": INPUT_PIXELS, "width": INPUT_PIXELS}
     settings = parts.pictures or {"crop_size": side, "do_center_crop": True, "include_top": False}
     pictures = ImageProcessor.from_config({"image_processor_type": "EfficientNetImageProcessor", **settings})

@@ -69,6 +69,13 @@ def lite_pictures(side: int) -> ImageProcessor:
     return ImageProcessor(tiler=tiler, rescale_factor=1.0, mean=(127.0,) * 3, std=(128.0,) * 3)
 
 
+def tower_pictures(parts: Parts, kind: str, vision: Any, **shape: Any) -> ImageProcessor:
+    """A ViT's pictures as `picture_processor` has them, else those of the EfficientNet-Lite under the tower."""
+    if isinstance(vision, ViTConfig):
+        return picture_processor(parts, kind, vision.image_size, **shape)
+    return lite_pictures(vision.image_size)
+
+
 def clip_tower(
     image: int, patch: int = 14, width: int = 1024, layers: int = 24, heads: int = 16, mlp: int | None = None
 ) -> ViTConfig:

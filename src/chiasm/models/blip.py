@@ -21,13 +21,14 @@ from torch import nn
 from chiasm.core.batch import Batch
 from chiasm.core.registry import Family, register
 from chiasm.core.texts import TextStates
-from chiasm.fusion.cross_attention import CrossAttentionLM, Reading, grad_cam, one_picture_a_row, places
+from chiasm.fusion.cross_attention import CrossAttentionLM, Reading, Seeing, grad_cam, places
 from chiasm.language.bert import Bert, BertConfig, BertHead, CrossConfig
-from chiasm.models.assembly import Parts, lite_pictures, picture_processor
+from chiasm.models.assembly import Parts, tower_pictures
 from chiasm.nn.fusion_blocks import Context
 from chiasm.processing.fusion import FusionProcessor
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.vision.conv_grid import ConvGridConfig
+from chiasm.vision.hybrid import HybridConfig
 from chiasm.vision.vit import ViTConfig
 
 HEAT_DEPTH = 2 / 3  # share of the layers below the one whose attention grounds (ALBEF §6.2: the third of its upper six)
@@ -47,7 +48,7 @@ class BlipConfig:
         temperature: what similarities are divided by, where the checkpoint doesn't learn it.
     """
 
-    vision: ViTConfig | ConvGridConfig
+    vision: ViTConfig | ConvGridConfig | HybridConfig
     language: BertConfig
     encoder: bool
     decoder: bool
@@ -71,7 +72,7 @@ class BlipConfig:
         return Blip(self)
 
 
-class Blip(CrossAttentionLM):
+class Blip(Seeing, CrossAttentionLM):
     """Pictures and texts: contrast, matching, captions, answers."""
 
     def __init__(self, config: BlipConfig) -> None:
@@ -102,10 +103,6 @@ class Blip(CrossAttentionLM):
         """The decoder and its output layer."""
         assert self.lm_head is not None
         return self.decoder if self.decoder is not None else self.language, self.lm_head
-
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, h, w) pixels → (B, 1 + P, D) states, the class token first."""
-        return self.vision.states(pixels)
 
     def encode_texts(self, ids: torch.Tensor, attend: torch.Tensor | None = None) -> torch.Tensor:
         """(B, T) ids and their mask → (B, T, D) states of the text alone."""
@@ -177,8 +174,7 @@ class Blip(CrossAttentionLM):
     def match_logits(self, batch: Batch) -> torch.Tensor:
         """(B,) log-odds that each row's picture and text belong together."""
         assert batch.input_ids is not None
-        images = self.encode_images(one_picture_a_row(batch))
-        scores = self.match_scores(self._unread(batch), images)
+        scores = self.match_scores(self._unread(batch), self.picture_states(batch))
         return scores[:, 1] - scores[:, 0]
 
     @staticmethod
@@ -191,8 +187,8 @@ class Blip(CrossAttentionLM):
         assert batch.input_ids is not None
         layer = int(HEAT_DEPTH * len(self.language.blocks))
         record: dict[int, list[torch.Tensor]] = {layer: []}
-        states = self.encode_images(one_picture_a_row(batch))
-        states = states.detach().requires_grad_(True)  # a frozen model's weights carry no graph of their own
+        # a frozen model's weights carry no graph of their own
+        states = self.picture_states(batch).detach().requires_grad_(True)
         scores = self.match_scores(self._unread(batch), states, record)
         (gradient,) = torch.autograd.grad(scores[:, 1].sum(), record[layer][0])
         words = torch.ones_like(batch.input_ids, dtype=torch.bool)
@@ -205,7 +201,7 @@ class Blip(CrossAttentionLM):
         """The picture's states, or `features`, and the caption so far; or the question's states and the answer's."""
         assert batch.input_ids is not None
         ids, attend = batch.input_ids, batch.attention_mask
-        states = self.encode_images(one_picture_a_row(batch)) if batch.features is None else batch.features
+        states = self.picture_states(batch)
         if not self.config.asks:
             return Reading(states, None, ids, attend)
         start = batch.source_length
@@ -276,14 +272,9 @@ PRESETS = {
 
 def processor(config: BlipConfig, parts: Parts) -> FusionProcessor:
     """Stretch to the exact size; captions start with [DEC], questions stand before it."""
-    size = config.vision.image_size
-    if isinstance(config.vision, ConvGridConfig):
-        pictures = lite_pictures(size)
-    else:
-        pictures = picture_processor(parts, "BlipImageProcessor", size, patch=config.vision.patch_size)
     return FusionProcessor(
         parts.tokenizer,
-        pictures,
+        tower_pictures(parts, "BlipImageProcessor", config.vision, patch=config.vision.patch_size),
         config.language.context_length,
         start_id=config.start_id if config.decoder else None,
         asks=config.asks,

@@ -17,14 +17,15 @@ from torch import nn
 from chiasm.connectors.attention_pool import AttentionPoolConfig
 from chiasm.core.batch import Batch
 from chiasm.core.registry import Family, register
-from chiasm.fusion.cross_attention import CrossState, one_picture_a_row, places
+from chiasm.fusion.cross_attention import CrossState, Seeing, places
 from chiasm.language.two_halves import Captioner, CaptionerConfig
-from chiasm.models.assembly import Parts, clip_tower, picture_processor
+from chiasm.models.assembly import Parts, clip_tower, tower_pictures
 from chiasm.nn.fusion_blocks import Context
 from chiasm.nn.masks import real_tokens
 from chiasm.processing.fusion import FusionProcessor
 from chiasm.processing.miniature import tiny_tokenizer
-from chiasm.vision.vit import ViT, ViTConfig
+from chiasm.vision.hybrid import HybridConfig
+from chiasm.vision.vit import ViTConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +42,7 @@ class CocaConfig:
         init_scale: logarithm of the similarity's first scale.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | HybridConfig
     language: CaptionerConfig
     embed_dim: int
     num_queries: int = 256
@@ -53,14 +54,14 @@ class CocaConfig:
         return Coca(self)
 
 
-class Coca(nn.Module):
+class Coca(Seeing):
     """Pictures and texts: contrast, and captions."""
 
     def __init__(self, config: CocaConfig) -> None:
         super().__init__()
         self.config = config
         width, joint = config.vision.hidden_dim, config.embed_dim
-        self.vision: ViT = config.vision.build()
+        self.vision = config.vision.build()
         self.connector = AttentionPoolConfig(
             input_dim=width, output_dim=joint, num_queries=config.num_queries, num_heads=config.pool_heads
         ).build()
@@ -79,9 +80,9 @@ class Coca(nn.Module):
         """Set the similarity's scale to its first value."""
         nn.init.constant_(self.logit_scale, self.config.init_scale)
 
-    def see(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, 3, h, w) pixels → (B, E) vectors, L2-normalised, and (B, N, E) tokens."""
-        tokens = self.connector(self.vision.states(pixels))
+    def see(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 1 + P, D) states → (B, E) vectors, L2-normalised, and (B, N, E) tokens."""
+        tokens = self.connector(states)
         if self.contrast_pool is not None:
             pooled = self.contrast_pool(tokens)[:, 0]
         else:
@@ -92,7 +93,7 @@ class Coca(nn.Module):
 
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """(I, 3, h, w) → (I, E), L2-normalised."""
-        return self.see(pixels)[0]
+        return self.see(self.encode_images(pixels))[0]
 
     def embed_texts(self, ids: torch.Tensor, attend: torch.Tensor | None = None) -> torch.Tensor:
         """(B, T) → (B, E), L2-normalised."""
@@ -112,7 +113,7 @@ class Coca(nn.Module):
             (B, E) pictures and (B, E) texts, L2-normalised, and (B, T, V) logits of the next words.
         """
         assert batch.input_ids is not None
-        images, tokens = self.see(one_picture_a_row(batch))
+        images, tokens = self.see(self.picture_states(batch))
         sentence, x = self.language.read(batch.input_ids, batch.attention_mask)
         written = self.language.head(self.language.write(x, self.language.project(tokens)))
         return images, F.normalize(self.text_proj(sentence), dim=-1), written
@@ -122,7 +123,7 @@ class Coca(nn.Module):
         assert batch.input_ids is not None
         attend = batch.attention_mask
         x = self.language.words(batch.input_ids, places(attend), attend)
-        return self.language.write(x, self.language.project(self.see(one_picture_a_row(batch))[1]), attend)
+        return self.language.write(x, self.language.project(self.see(self.picture_states(batch))[1]), attend)
 
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
         """(…, D) states of `hidden` → (…, V) logits."""
@@ -137,7 +138,7 @@ class Coca(nn.Module):
         assert batch.input_ids is not None
         rows, length = batch.input_ids.shape
         cache, attend = self.language.new_cache(rows, capacity), real_tokens(batch.attention_mask)
-        projected = self.language.project(self.see(one_picture_a_row(batch))[1])
+        projected = self.language.project(self.see(self.picture_states(batch))[1])
         x = self.language.words(batch.input_ids, places(attend), attend, cache)
         x = self.language.write(x, projected, attend, cache)
         cache.advance(length)
@@ -208,10 +209,9 @@ PRESETS = {
 
 def processor(config: CocaConfig, parts: Parts) -> FusionProcessor:
     """Resize the short side, crop the centre; captions begin with the start token."""
-    pictures = picture_processor(parts, "CLIPImageProcessor", config.vision.image_size)
     return FusionProcessor(
         parts.tokenizer,
-        pictures,
+        tower_pictures(parts, "CLIPImageProcessor", config.vision),
         config.language.context_length,
         start_id=parts.tokenizer.bos_id,
         end_id=parts.tokenizer.eos_id,

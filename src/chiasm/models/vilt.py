@@ -9,18 +9,18 @@ Departures: no dropout; patches are drawn at random in training only, where `max
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from chiasm.core.batch import Batch
-from chiasm.core.errors import PromptError
 from chiasm.core.registry import Family, register
-from chiasm.fusion.single_stream import SingleStream, SingleStreamConfig
+from chiasm.fusion.cross_attention import pictures_of
+from chiasm.fusion.single_stream import CellEmbedding, SingleStream, SingleStreamConfig
 from chiasm.language.bert import BertHead
-from chiasm.models.assembly import Parts
+from chiasm.models.assembly import Parts, lite_pictures
 from chiasm.nn.transport import cosine_cost, transport_plan
 from chiasm.processing.fusion import FusionProcessor
 from chiasm.processing.miniature import tiny_tokenizer
@@ -129,6 +129,16 @@ class Vilt(nn.Module):
         elif isinstance(head, Pairs):
             self.head = _classifier(head.images * width, head.images * width, len(head.labels))
 
+    @property
+    def vision(self) -> nn.Module:
+        """What turns a picture into tokens of the stream."""
+        return self.stream.vision
+
+    def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(I, 3, h, w) pixels → what the stream embeds: the cells of a trunk, else the pixels themselves."""
+        embed = self.stream.vision
+        return embed.trunk.features(pixels) if isinstance(embed, CellEmbedding) else pixels
+
     def states(self, batch: Batch, modality: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Words, patches and which patches are real, of a batch with one picture a text; see `SingleStream`.
 
@@ -136,11 +146,10 @@ class Vilt(nn.Module):
             PromptError: another number of pictures.
         """
         assert batch.input_ids is not None
-        given, rows = 0 if batch.pixel_values is None else len(batch.pixel_values), len(batch.input_ids)
-        if batch.pixel_values is None or given != rows:
-            raise PromptError("image_count", f"{given} pictures encoded, {rows} texts; each text needs 1 picture")
+        pictures = pictures_of(batch)
+        pictures = self.visual_features(pictures) if batch.features is None else pictures
         grids = [plan.tokens for plan in batch.plans] or None
-        words, patches, real = self.stream(batch.input_ids, batch.attention_mask, batch.pixel_values, grids, modality)
+        words, patches, real = self.stream(batch.input_ids, batch.attention_mask, pictures, grids, modality)
         return words, patches, real
 
     def pool(self, words: torch.Tensor) -> torch.Tensor:
@@ -198,8 +207,9 @@ class ViltPretrainer(Vilt):
         plan = transport_plan(cost, torch.where(inner.any(1, keepdim=True), inner, counted), real[:, 1:])
         # every patch gets its share in the end; what tells them apart is how cheaply it gets there
         kept = (plan * (-cost).exp()).sum(1)
-        rows, columns = (max(plan.tokens[axis] for plan in batch.plans) for axis in (0, 1))
-        return kept.unflatten(1, (rows, columns))
+        side = self.config.stream.grid
+        grids = [(side, side)] if self.config.stream.trunk else [plan.tokens for plan in batch.plans]
+        return kept.unflatten(1, (max(rows for rows, _ in grids), max(columns for _, columns in grids)))
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, T, V) logits of masked words."""
@@ -230,14 +240,12 @@ class ViltAnswers(Vilt):
             PromptError: another number of pictures.
         """
         assert batch.input_ids is not None and self.head is not None
-        given, rows = 0 if batch.pixel_values is None else len(batch.pixel_values), len(batch.input_ids)
-        if batch.pixel_values is None or given != rows * self.images:
-            raise PromptError("image_count", f"{given} pictures encoded, {rows} texts need {rows * self.images}")
+        pictures, stored = pictures_of(batch, self.images), batch.features is not None
         pooled = []
         for index in range(self.images):
             one = slice(index, None, self.images)
-            plans = tuple(batch.plans[one])
-            part = Batch(batch.input_ids, batch.attention_mask, batch.pixel_values[one], plans)
+            given = {"features" if stored else "pixel_values": pictures[one]}
+            part = replace(batch, plans=tuple(batch.plans[one]), **given)
             pooled.append(self.pool(self.states(part, modality=1 + index)[0]))
         return self.head(torch.cat(pooled, -1))
 
@@ -279,6 +287,12 @@ PRESETS = {
 def processor(config: ViltConfig, parts: Parts) -> FusionProcessor:
     """Pictures whole and in their own shape; one picture a text, or as many as the head reads."""
     stream = config.stream
+    images = config.head.images if isinstance(config.head, Pairs) else 1
+    if stream.trunk is not None:
+        lite = lite_pictures(stream.image_size)
+        return FusionProcessor(
+            parts.tokenizer, lite, stream.context_length, max_images=images, settings=parts.settings
+        )
     own = {"size": {"shortest_edge": stream.image_size}, "size_divisor": stream.patch_size}
     settings = parts.pictures or {"image_processor_type": "ViltImageProcessor", **own}
     pictures = PaddedImageProcessor.from_config(settings, patch=stream.patch_size)
@@ -286,7 +300,7 @@ def processor(config: ViltConfig, parts: Parts) -> FusionProcessor:
         parts.tokenizer,
         pictures,
         stream.context_length,
-        max_images=config.head.images if isinstance(config.head, Pairs) else 1,
+        max_images=images,
         settings=parts.settings,
     )
 

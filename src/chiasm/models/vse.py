@@ -20,10 +20,11 @@ from chiasm.core.errors import CapabilityError
 from chiasm.core.registry import Family, register
 from chiasm.language.recurrent import RecurrentConfig, RecurrentEncoder
 from chiasm.language.structured import StructuredConfig
-from chiasm.models.assembly import Parts
+from chiasm.models.assembly import Parts, lite_pictures
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import DualProcessor
+from chiasm.vision.cells import CellTower, CellTowerConfig
 from chiasm.vision.cnn import ResNetConfig, VggConfig
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -39,7 +40,7 @@ class VseConfig:
         writer: VSE's structure-conditioned decoder; None = none, as in what was published.
     """
 
-    vision: VggConfig | ResNetConfig
+    vision: VggConfig | ResNetConfig | CellTowerConfig
     language: RecurrentConfig
     order: bool = False
     writer: StructuredConfig | None = None
@@ -65,11 +66,12 @@ class Vse(nn.Module):
         nn.init.zeros_(self.vision_proj.bias)
 
     def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(I, 3, h, w) pixels → (I, D) of the CNN."""
-        return self.vision(pixels)
+        """(I, 3, h, w) pixels → (I, D) of the CNN, or (I, P, D) of a frozen network's cells."""
+        return self.vision.features(pixels) if isinstance(self.vision, CellTower) else self.vision(pixels)
 
     def embed_features(self, features: torch.Tensor) -> torch.Tensor:
-        """(I, D) of `visual_features` → (I, E), L2-normalised."""
+        """(I, D) of `visual_features`, or (I, P, D) whose mean counts → (I, E), L2-normalised."""
+        features = features.mean(1) if features.dim() == 3 else features
         return self._place(self.vision_proj(F.normalize(features, dim=-1)))
 
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -123,6 +125,10 @@ PRESETS = {
 def processor(config: VseConfig, parts: Parts) -> DualProcessor:
     """Resize the short side to 256 (of 224 read), crop the centre, ImageNet's mean and deviation."""
     side = config.vision.image_size
+    if isinstance(config.vision, CellTowerConfig):
+        return DualProcessor(
+            parts.tokenizer, lite_pictures(side), config.language.context_length, settings=parts.settings
+        )
     own = {
         "size": {"shortest_edge": side * 256 // 224},
         "crop_size": {"height": side, "width": side},

@@ -126,12 +126,12 @@ class AlignAndFuseObjective(nn.Module):
         Raises:
             DataError: a batch of one.
         """
-        assert batch.pixel_values is not None and batch.input_ids is not None
+        assert batch.input_ids is not None
         if self.config.momentum is not None and self.twin is None:
             self.prepare(module)
         clamp_temperature(module)
         ids, attend = batch.input_ids, batch.attention_mask
-        images, texts = module.encode_images(batch.pixel_values), module.read_texts(ids, attend)
+        images, texts = module.picture_states(batch), module.read_texts(ids, attend)
         seen, said = module.project_images(images), module.project_texts(texts.states)
         alpha = ramp(self.config.alpha, int(self.step), self.config.ramp_steps) if self.twin is not None else 0.0
         images_m: torch.Tensor | None = None
@@ -139,7 +139,7 @@ class AlignAndFuseObjective(nn.Module):
         if self.twin is not None:
             with torch.no_grad():
                 twin: Any = self.twin
-                images_m = twin.encode_images(batch.pixel_values)
+                images_m = twin.picture_states(batch)
                 seen_m = twin.project_images(images_m)
                 said_m = twin.project_texts(twin.read_texts(ids, attend).states)
                 self.fresh.append((seen_m, said_m))

@@ -50,8 +50,10 @@ class MatchAndMaskObjective:
         Raises:
             DataError: a batch of one.
         """
-        ids, pixels, attend = batch.input_ids, batch.pixel_values, batch.attention_mask
-        assert ids is not None and pixels is not None
+        ids, attend = batch.input_ids, batch.attention_mask
+        kind = "pixel_values" if batch.features is None else "features"
+        pictures = getattr(batch, kind)
+        assert ids is not None and pictures is not None
         rows = len(ids)
         if rows < 2:
             raise DataError("batch_of_one", f"a batch of {rows} pair has no wrong pairs; at least 2 are needed")
@@ -59,7 +61,7 @@ class MatchAndMaskObjective:
         belongs = torch.rand(rows, device=ids.device) >= self.config.swapped
         chosen = torch.where(belongs, torch.arange(rows, device=ids.device), other)
         plans = tuple(batch.plans[row] for row in chosen.tolist()) if batch.plans else ()
-        words, patches, real = module.states(replace(batch, pixel_values=pixels[chosen], plans=plans))
+        words, patches, real = module.states(replace(batch, plans=plans, **{kind: pictures[chosen]}))
         match = F.cross_entropy(module.match_scores(words).float(), belongs.long())
         maskable = ~torch.isin(ids, torch.tensor(self.config.text.control_ids, device=ids.device))
         maskable = maskable if attend is None else maskable & attend

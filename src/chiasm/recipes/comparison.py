@@ -230,6 +230,7 @@ def _measure(asked: Comparison, model: Path, out: Path, batch_size: int, tell: T
 
     tell(f"{out.parent.name}, seed {out.name}: measuring")
     loaded = load(str(model))
+    loaded.remember_pictures()
     loaded.name = f"{out.parent.name}, seed {out.name}"
     settings = Plan(
         tasks=chosen(asked.tasks),

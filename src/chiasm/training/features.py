@@ -55,14 +55,15 @@ def frozen_features(
     Returns:
         The store at work; None where the tower learns, or the module has none.
     """
-    vision, pictures = getattr(module, "vision", None), getattr(processor, "image_processor", None)
-    if pictures is None or not isinstance(vision, nn.Module) or not hasattr(module, "visual_features"):
+    pictures = getattr(processor, "image_processor", None)
+    vision = _frozen_part(module)
+    if pictures is None or vision is None or not hasattr(module, "visual_features"):
         return None
     parameters = list(vision.parameters())
     if not parameters or any(parameter.requires_grad for parameter in parameters):
         return None
     description = {
-        "module": "reading" if getattr(module, "plain_reading", False) else type(module).__name__,
+        "module": _named(module),
         "tower": _tower_config(module),
         "weights": weights_hash(vision),
         "processing": _processing(pictures),
@@ -130,7 +131,7 @@ class FrozenFeatures:
 
     @torch.no_grad()
     def _compute(self, pixels: torch.Tensor) -> torch.Tensor:
-        vision = self.module.vision
+        vision = _frozen_part(self.module)
         weight = next(vision.parameters())
         training = vision.training
         vision.eval()
@@ -265,9 +266,24 @@ def _digest(*parts: bytes) -> str:
     return whole.hexdigest()
 
 
+def _frozen_part(module: Any) -> Any:
+    """What `visual_features` comes from: the tower, or the trunk of a tower whose other layers learn."""
+    vision = getattr(module, "vision", None)
+    return getattr(vision, "trunk", vision) if isinstance(vision, nn.Module) else None
+
+
+def _named(module: Any) -> str:
+    """How features are read off the tower; families that read alike share a store."""
+    if getattr(module, "plain_reading", False):
+        return "reading"
+    return "trunk" if hasattr(module.vision, "trunk") else type(module).__name__
+
+
 def _tower_config(module: Any) -> str:
     """What of the configuration `visual_features` may depend on: everything but the other parts."""
     config = getattr(module, "config", None)
+    if _named(module) == "trunk":
+        return repr(module.vision.trunk.config)
     if not dataclasses.is_dataclass(config):
         return repr(config)
     if getattr(module, "plain_reading", False):  # families over one tower share a store

@@ -42,6 +42,11 @@ class CellTowerConfig:
         return self.network.cell_dim
 
     @property
+    def output_dim(self) -> int:
+        """Width of a picture's vector, the mean of its cells."""
+        return self.hidden_dim
+
+    @property
     def class_token(self) -> bool:
         """There is none."""
         return False
@@ -59,8 +64,17 @@ class CellTower(nn.Module):
         self.network = config.network.build()
         self.norm_post = nn.Identity()
 
+    @property
+    def trunk(self) -> CellTower:
+        """Itself: all of it may be frozen and its features stored, as the trunk of a hybrid tower."""
+        return self
+
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w) pixels → (B, P, D): each cell normalised to mean 0 and variance 1, with its position added."""
         cells = F.layer_norm(self.network.cells(pixels), (self.config.hidden_dim,))
         places = sincos_grid(round(cells.shape[1] ** 0.5), self.config.hidden_dim)
         return cells + places.to(cells)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, h, w) pixels → (B, D), the mean of the cells."""
+        return self.features(pixels).mean(1)

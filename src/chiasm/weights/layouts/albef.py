@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from chiasm.core.errors import ConfigError
 from chiasm.language.bert import BertConfig, CrossConfig
 from chiasm.models.albef import CLS, ENTAILMENT, AlbefConfig, Labels, Pretraining, Questions
+from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts import authors, bert
 from chiasm.weights.layouts.layout import Layout
 from chiasm.weights.rules import Drop, Rename, Rule, Shape, Tied, prefixed
@@ -27,7 +29,13 @@ def config_from(config: Mapping[str, Any]) -> AlbefConfig:
 
 
 def config_to(config: AlbefConfig) -> dict[str, Any]:
-    """The inverse of `config_from`."""
+    """The inverse of `config_from`.
+
+    Raises:
+        ConfigError: another tower, which nobody published.
+    """
+    if not isinstance(config.vision, ViTConfig):
+        raise ConfigError("config_unpublished", "ALBEF's published layout has a ViT")
     return authors.write_own(NAME, config)
 
 
@@ -82,11 +90,12 @@ def _head(
 
 def table(config: AlbefConfig) -> Table:
     """The whole table; momentum copies and queues are left behind."""
-    head, language = config.head, bert.rules(config.language)
+    head, vision, language = config.head, config.vision, bert.rules(config.language)
+    assert isinstance(vision, ViTConfig), "another tower is refused by config_to"
     words = isinstance(head, Pretraining) and head.words
     encoder = "text_encoder.bert." if words else "text_encoder."
     rules: list[Rule] = [
-        *prefixed(authors.vit_rules(config.vision), "visual_encoder.", "vision."),
+        *prefixed(authors.vit_rules(vision), "visual_encoder.", "vision."),
         *prefixed(language, encoder, "language."),
     ]
     if isinstance(head, Pretraining):

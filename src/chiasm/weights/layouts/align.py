@@ -8,7 +8,7 @@ from typing import Any
 from chiasm.core.errors import ConfigError
 from chiasm.language.bert import BertConfig
 from chiasm.models.align import AlignConfig
-from chiasm.vision.efficientnet import efficientnet
+from chiasm.vision.efficientnet import EfficientNetConfig, efficientnet
 from chiasm.weights.layouts import bert
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.layouts.layout import Layout
@@ -76,6 +76,8 @@ def config_to(config: AlignConfig) -> dict[str, Any]:
         ConfigError: an EfficientNet that the port can't hold.
     """
     vision = config.vision
+    if not isinstance(vision, EfficientNetConfig):
+        raise ConfigError("config_unpublished", "transformers' ALIGN has a full EfficientNet")
     if vision.head or not vision.fixed_padding or vision.squeeze is None or vision.act != "silu":
         raise ConfigError("config_unpublished", "transformers' ALIGN has a full EfficientNet without its head")
     text = {**bert.config_to(config.language), "model_type": "align_text_model"}

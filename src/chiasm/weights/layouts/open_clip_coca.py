@@ -8,6 +8,7 @@ from typing import Any
 from chiasm.core.errors import ConfigError
 from chiasm.language.two_halves import CaptionerConfig
 from chiasm.models.coca import CocaConfig, tower
+from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts import open_clip
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.layouts.layout import Layout
@@ -84,9 +85,11 @@ def config_to(config: CocaConfig) -> dict[str, Any]:
     """The inverse of `config_from`.
 
     Raises:
-        ConfigError: widths that OpenCLIP can't hold.
+        ConfigError: widths or a tower that OpenCLIP can't hold.
     """
     vision, text = config.vision, config.language
+    if not isinstance(vision, ViTConfig):
+        raise ConfigError("config_unpublished", "OpenCLIP's captioners have a ViT")
     if text.mlp_dim != 4 * text.hidden_dim:
         raise ConfigError("config_unpublished", f"OpenCLIP's captioners have MLPs of 4 widths, here {text.mlp_dim}")
     if config.cascade and vision.hidden_dim != config.embed_dim:

@@ -89,6 +89,8 @@ def config_to(config: ViltConfig) -> dict[str, Any]:
         ConfigError: the pretrained form, which no class of transformers holds.
     """
     named = next((name for name, kind in CLASSES.items() if kind is type(config.head)), None)
+    if config.stream.trunk is not None:
+        raise ConfigError("config_unpublished", "transformers' ViLT reads patches of pixels")
     if named is None:
         raise ConfigError("config_unpublished", "transformers has no class for a ViLT with both pretraining heads")
     stream = config.stream

@@ -32,10 +32,12 @@ def config_to(config: VseConfig) -> dict[str, Any]:
     """The inverse of `config_from`.
 
     Raises:
-        ConfigError: a decoder, which nobody published.
+        ConfigError: a decoder or cells of a frozen network, which nobody published.
     """
     if config.writer is not None:
         raise ConfigError("config_unpublished", "VSE's published layout has no decoder")
+    if not isinstance(config.vision, (VggConfig, ResNetConfig)):
+        raise ConfigError("config_unpublished", "VSE's published layout has a VGG or a ResNet")
     return authors.write_own(NAME, config)
 
 
