@@ -43,6 +43,7 @@ class Batch:
         positions: (B, T) int64, a token's place in its own text; given with `segments`.
         features: (crops, P, D) what the frozen vision tower says of every crop; stands in for `pixel_values`.
         picture_keys: one content key a picture, where a feature store is used.
+        others: (B, …) inputs of a further kind, such as spectrograms of sounds, row for row with the pictures.
     """
 
     input_ids: torch.Tensor | None = None
@@ -60,6 +61,7 @@ class Batch:
     positions: torch.Tensor | None = None
     features: torch.Tensor | None = None
     picture_keys: Sequence[str] = field(default=())
+    others: torch.Tensor | None = None
 
     def to(self, device: Any) -> Batch:
         """The same batch with every tensor on `device`."""

@@ -38,6 +38,21 @@ class StoredPicture(Protocol):
 
 
 @runtime_checkable
+class LazySound(Protocol):
+    """A sound made on demand; a source that `processing.audio` reads.
+
+    Attributes:
+        fingerprint: equal for equal sounds, known without making them.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def wav(self) -> bytes:
+        """A WAV file; the same bytes at every call."""
+
+
+@runtime_checkable
 class Film(Protocol):
     """A video without a file: any moment can be asked for; the source of a `VideoPart`.
 

@@ -123,6 +123,55 @@ class Pairs(CollateConfig):
         return collate
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PictureSounds(CollateConfig):
+    """A picture and its sound each: `pixel_values`, and spectrograms in `others`, row for row.
+
+    A row's sound stands under `annotations["sound"]`: a WAV file's path or bytes, or a `core.media.LazySound`.
+    """
+
+    gives: ClassVar[str | None] = "picture_sounds"
+
+    def build(self, processor: Any) -> Collate:
+        def collate(samples: Sequence[Sample]) -> Batch:
+            batch: Batch = processor.images([picture(sample) for sample in samples])
+            clips = processor.sounds([sound(sample) for sample in samples])  # (B, clips, 1, bands, frames)
+            alike = bool((clips == clips[:, :1]).all())  # of short sounds: one clip has the mean vector of them all
+            return replace(batch, others=clips[:, :1] if alike else clips)
+
+        return collate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choices(CollateConfig):
+    """The user's turn, and which of a few answers is right: `labels` (B,) numbers them.
+
+    Attributes:
+        labels: the answers, in the order of the model's scores.
+    """
+
+    takes_features: ClassVar[bool] = True
+    gives: ClassVar[str | None] = "choices"
+    labels: tuple[str, ...]
+
+    def build(self, processor: Any) -> Collate:
+        import torch
+
+        def collate(samples: Sequence[Sample]) -> Batch:
+            turns = [Conversation(sample.conversation.messages[:1]) for sample in samples]
+            batch: Batch = processor(turns)
+            return replace(batch, labels=torch.tensor([_number(sample, self.labels) for sample in samples]))
+
+        return collate
+
+
+def _number(sample: Sample, labels: Sequence[str]) -> int:
+    said = sample.conversation.messages[-1].text.strip().lower()
+    if said not in labels:
+        raise PromptError("answer_unknown", f"{sample.place}: {said!r} is none of the {len(labels)} answers")
+    return labels.index(said)
+
+
 def asked(sample: Sample, question: str) -> Sample:
     """The sample with a question in its user's turns that have pictures and no words."""
     messages = tuple(
@@ -168,6 +217,17 @@ def picture(sample: Sample) -> Any:
             if isinstance(part, ImagePart):
                 return part.source
     raise PromptError("sample_no_picture", f"{sample.place}: 0 pictures, 1 needed", hint="chiasm data check")
+
+
+def sound(sample: Sample) -> Any:
+    """The source of a sample's sound.
+
+    Raises:
+        PromptError: the sample has none.
+    """
+    if (found := sample.annotations.get("sound")) is None:
+        raise PromptError("sample_no_sound", f"{sample.place}: 0 sounds, 1 needed", hint='a column "sound"')
+    return found
 
 
 def caption(sample: Sample) -> str:

@@ -290,9 +290,7 @@ def processor(config: ViltConfig, parts: Parts) -> FusionProcessor:
     images = config.head.images if isinstance(config.head, Pairs) else 1
     if stream.trunk is not None:
         lite = lite_pictures(stream.image_size)
-        return FusionProcessor(
-            parts.tokenizer, lite, stream.context_length, max_images=images, settings=parts.settings
-        )
+        return FusionProcessor(parts.tokenizer, lite, stream.context_length, max_images=images, settings=parts.settings)
     own = {"size": {"shortest_edge": stream.image_size}, "size_divisor": stream.patch_size}
     settings = parts.pictures or {"image_processor_type": "ViltImageProcessor", **own}
     pictures = PaddedImageProcessor.from_config(settings, patch=stream.patch_size)

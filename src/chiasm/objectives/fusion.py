@@ -69,6 +69,7 @@ class AlignAndFuse(ObjectiveConfig):
         alpha: share of the copy's soft targets.
         ramp_steps: steps over which that share grows from 0.
         floor: see `objectives.matching.hard_negatives`.
+        matching: whether pairs are judged; without it and without words, contrast alone is left.
     """
 
     text: MaskedText | WrittenText | None = None
@@ -77,6 +78,7 @@ class AlignAndFuse(ObjectiveConfig):
     alpha: float = 0.4
     ramp_steps: int = 0
     floor: float = 0.0
+    matching: bool = True
 
     def build(self) -> AlignAndFuseObjective:
         return AlignAndFuseObjective(self)
@@ -146,13 +148,15 @@ class AlignAndFuseObjective(nn.Module):
         contrast, to_texts, to_images = distilled_contrast(
             seen, said, seen_m, said_m, self.queue, module.temperature, alpha
         )
-        match, right = matching_loss(module, texts, images, to_texts, to_images, self.config.floor)
-        losses = {"contrast": contrast, "match": match}
+        losses, told = {"contrast": contrast}, {}
+        if self.config.matching:
+            floor = self.config.floor
+            losses["match"], told["match_accuracy"] = matching_loss(module, texts, images, to_texts, to_images, floor)
         if isinstance(self.config.text, MaskedText):
             losses["words"] = self._masked(module, self.config.text, batch, images, images_m, alpha)
         elif isinstance(self.config.text, WrittenText):
             losses["words"] = self._written(module, self.config.text, batch, images)
-        return {"loss": torch.stack(list(losses.values())).sum(), **losses, "match_accuracy": right}
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses, **told}
 
     def after_step(self, module: Any, step: int) -> None:
         """The copy follows, and the batch joins the queue."""

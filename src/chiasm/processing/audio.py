@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chiasm.core.errors import DataError
+from chiasm.core.media import LazySound
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ def read_sound(source: Any, rate: int | None = None) -> np.ndarray:
     """A sound at 16 kHz.
 
     Args:
-        source: a WAV file's path or bytes, or an array of samples (−1..1), (n,) or (channels, n).
+        source: a WAV file's path or bytes, a `LazySound`, or an array of samples (−1..1), (n,) or (channels, n).
         rate: samples a second of an array.
 
     Returns:
@@ -45,7 +46,7 @@ def read_sound(source: Any, rate: int | None = None) -> np.ndarray:
         samples = source.astype(np.float32)
         samples = samples.mean(0) if samples.ndim == 2 else samples
     else:
-        samples, rate = _read_wav(source)
+        samples, rate = _read_wav(source.wav() if isinstance(source, LazySound) else source)
     if samples.size == 0:
         raise DataError("audio_empty", "the sound has 0 samples, at least 1 is needed")
     return resample(samples, rate, RATE)

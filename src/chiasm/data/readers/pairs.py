@@ -1,4 +1,4 @@
-"""Rows of a table: a picture with a caption, a label, or a question and its answers, by the names of the columns.
+"""Rows of a table: a picture with a caption, a label, a sound, or a question and its answers, by the columns' names.
 
 Names are compared without case. Where two columns could play one role the row is ambiguous and the caller says which
 (`--column caption=alt`); nothing is guessed between two candidates.
@@ -30,6 +30,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "answer": ("answer", "answers", "response", "output", "completion", "target", "multiple_choice_answer", "solution"),
     "choices": ("choices", "options"),
     "label": ("label", "class", "class_name", "category", "cls"),
+    "sound": ("sound", "audio", "sound_path", "audio_path", "wav"),
 }  # fmt: skip
 _ADDRESS = ("image_url", "img_url", "url")
 
@@ -72,7 +73,7 @@ def roles_of(names: Mapping[str, Any], given: Mapping[str, str] | None = None) -
 def _fits(record: Mapping[str, Any]) -> bool:
     lowered = {name.lower() for name in record}
     has_picture = lowered & {*ROLES["image"], *_ADDRESS}
-    has_words = lowered & {name for role in ("caption", "question", "label") for name in ROLES[role]}
+    has_words = lowered & {name for role in ("caption", "question", "label", "sound") for name in ROLES[role]}
     return bool(has_picture and has_words)
 
 
@@ -82,6 +83,8 @@ def _read(record: Mapping[str, Any], reading: Reading) -> Content:
         raise DataError("column_missing", f"no column names a picture; the columns are {', '.join(map(repr, record))}")
     pictures = [reading.find(each) for each in listed(record[roles["image"]]) or [None]]
     kept = annotations_of(record, roles.values())
+    if record.get(roles.get("sound", "")):
+        kept["sound"] = reading.find(record[roles["sound"]])
     if "question" in roles:
         return _question(record, roles, pictures, kept)
     words = [str(each) for each in listed(record.get(roles.get("caption", ""))) if each is not None]

@@ -11,7 +11,7 @@ from chiasm.core.errors import ConfigError
 from chiasm.core.messages import Conversation, Message, TextPart
 from chiasm.core.samples import Place, Sample
 from chiasm.data.worlds.director import Director, World
-from chiasm.data.worlds.tasks import grounding, looking, reading, several, watching
+from chiasm.data.worlds.tasks import grounding, hearing, looking, reading, several, watching
 from chiasm.data.worlds.tasks.row import Row, Task
 from chiasm.data.worlds.vocabulary import SPLITS
 
@@ -41,6 +41,7 @@ TASKS: dict[str, Task] = {
     "few_shot": several.few_shot,
     "video": watching.video,
     "temporal": watching.temporal,
+    "sounds": hearing.sounds,
 }
 DEFAULT = ("naming", "position", "counting", "attribute", "comparison", "yes_no", "negation", "describe")
 

@@ -22,12 +22,14 @@ from chiasm.evaluation.controls import frequent
 from chiasm.evaluation.embedding import Retrieval
 from chiasm.evaluation.matching import HardNegatives, Reranked
 from chiasm.evaluation.metrics.answers import exact_match
+from chiasm.evaluation.metrics.boxes import in_box
 from chiasm.evaluation.metrics.choices import LETTERS
 from chiasm.evaluation.metrics.language import perplexity
 from chiasm.evaluation.protocol import Item, Items, Metric, Source, Task, each
 from chiasm.evaluation.ranking import matching_metrics, retrieval_metrics
-from chiasm.evaluation.reading import likeliest, said
+from chiasm.evaluation.reading import likeliest, points_in, said
 from chiasm.evaluation.tasks.scenes import caption_metrics
+from chiasm.processing.pictures import read_picture
 
 
 def _load(make: Callable[[Sample], Item], *, different: bool = False) -> Any:
@@ -95,6 +97,26 @@ def _choice(sample: Sample) -> Item:
     return replace(item, options=options, references=(LETTERS[right],))
 
 
+def _pointed(sample: Sample) -> Item:
+    boxes = list(sample.annotations.get("boxes", ()))
+    if not boxes:
+        raise DataError("sample_no_boxes", "the row has 0 boxes, at least 1 is needed")
+    named = [box for box in boxes if box["phrase"] == boxes[0]["phrase"]]
+    truth = {"boxes": named, "phrase": named[0]["phrase"]}
+    return Item(key=sample.key, conversation=Conversation(sample.conversation.messages[:1]), truth=truth)
+
+
+def _hit(item: Item, answer: Any) -> float:
+    """The pointing game: the first point lies in a box of the phrase."""
+    return float(bool(answer) and any(in_box(answer[0], box["box"]) for box in item.truth["boxes"]))
+
+
+def _centres(items: Sequence[Item]) -> list[Any]:
+    """The prior of places: the middle of each picture."""
+    sizes = [read_picture(item.picture).size for item in items]
+    return [[(width / 2, height / 2)] for width, height in sizes]
+
+
 def _surprise(item: Item, answer: Any) -> float:
     """Mean negative log-probability of a token of the answer."""
     return -sum(answer) / len(answer)
@@ -134,6 +156,15 @@ TASKS = (
         metrics=(Metric(name="accuracy", values=each(lambda item, answer: exact_match(answer, item.references))),),
         prior=frequent,
         max_new_tokens=32,
+    ),
+    Task(
+        name="pointing",
+        about="one point in a box of what a phrase names, in your own data; the prior points at the middle",
+        way="ground",
+        load=_load(_pointed),
+        parse=points_in,
+        metrics=(Metric(name="hit", values=each(_hit)),),
+        prior=_centres,
     ),
     Task(
         name="captions",

@@ -90,9 +90,14 @@ def speaking(name: str) -> tuple[Decoder, Tokenizer, str]:
     return decoder, tokenizer, CHATML_TEMPLATE
 
 
-def spoken(lines: int = 400) -> list[str]:
-    """Lower-case captions of generated scenes: what small tokenizers learn their pieces from."""
+def spoken(lines: int = 400, tasks: tuple[str, ...] = ("captions",)) -> list[str]:
+    """Lower-case words of generated scenes: what small tokenizers learn their pieces from.
+
+    Args:
+        lines: rows.
+        tasks: kinds of them, in turn; captions, or what is asked.
+    """
     from chiasm.data.worlds.world import Scenes
 
-    scenes = Scenes("train", ("captions",), lines)
-    return [caption.lower() for sample in scenes for caption in sample.captions]
+    scenes = Scenes("train", tasks, lines)
+    return [text.lower() for sample in scenes for text in sample.captions or (sample.conversation.messages[0].text,)]

