@@ -99,3 +99,36 @@ def test_it_writes_from_vse_s_joint_space_and_is_saved(tmp_path) -> None:
     plain = chiasm.new("vse").module
     with pytest.raises(CapabilityError, match="writer"):
         plain.write(torch.zeros(1, plain.config.language.hidden_dim), kinds[:1], start_id=2)
+
+
+def test_texts_teach_the_decoder_alone_and_the_nearest_structure_is_chosen() -> None:
+    from chiasm.core.batch import Batch
+    from chiasm.objectives.structured import StructuredText
+
+    torch.manual_seed(0)
+    config, _ = tiny()
+    vocab, width = config.language.vocab_size, config.language.hidden_dim
+    writer = StructuredConfig(
+        vocab_size=vocab, num_kinds=4, content_dim=width, hidden_dim=16, gate_dim=16, factor_dim=16
+    )
+    module = initialise(replace(config, writer=writer), 0)
+    module.requires_grad_(False)
+    module.writer.requires_grad_(True)
+    kinds = tuple(1 + number % 3 for number in range(vocab))
+    ids = torch.tensor([[2, 6, 7, 8, 3], [2, 9, 10, 3, 0]])
+    attend = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]).bool()
+    objective = StructuredText(kinds=kinds).build()
+    batch = Batch(input_ids=ids, attention_mask=attend)
+    optimizer = torch.optim.AdamW(module.writer.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        loss = objective(module, batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+    places = module.embed_texts(ids, attend)
+    structures = torch.tensor([[kinds[i] for i in ids[0, 1:]], [*(kinds[i] for i in ids[1, 1:4]), 0]])
+    written = module.write_best(places, structures, start_id=2)
+    assert torch.equal(written[0], ids[0, 1:]) and torch.equal(written[1, :3], ids[1, 1:4]) and written[1, 3] == -1

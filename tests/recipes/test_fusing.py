@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.parity.test_families import picture
 
-from chiasm.recipes import fusing
+from chiasm.core.messages import Conversation
+from chiasm.data.named import open_named
+from chiasm.recipes import fusing, fusing_cells
+from chiasm.recipes.running.standard import choose_trainable
+from chiasm.training.features import frozen_features
+from chiasm.weights.load import load
 
 NAMES = ("blip", "albef", "vilt", "coca", "align", "vse")
 TEXTS = ["a red circle", "two dogs and a yellow ball", "the blue boat", "there are birds"]
@@ -49,3 +56,54 @@ def test_vilt_learns_which_pictures_belong() -> None:
         losses.append(scalars["loss"].item())
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert abs(scalars["loss"] - scalars["match"] - scalars["words"] - 0.1 * scalars["transport"]) <= 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_over_cells_stored_features_give_the_loss_of_pixels_and_the_tower_stays(name, tmp_path) -> None:
+    run = getattr(fusing_cells, f"{name}_cells")()
+    model = run.model.build(name, seed=0)
+    choose_trainable(model.module, run)
+    stored = frozen_features(model.module, model.processor, tmp_path / "features")
+    pictures = [picture(seed, 40, 30) for seed in range(4)]
+    texts = model.processor.texts(TEXTS)
+    losses = []
+    for _ in range(2):  # computed and stored, then found
+        batch = stored.fill(stored.processor.images(pictures))
+        assert batch.pixel_values is None and batch.features.shape == (4, 49, 768)
+        losses.append(_loss(run, model.module, replace(batch, input_ids=texts.input_ids)))
+    batch = model.processor.images(pictures)
+    losses.append(_loss(run, model.module, replace(batch, input_ids=texts.input_ids)))
+    assert stored.report()["hits"] == 4 and stored.report()["computed"] == 4
+    assert losses[0] == losses[1] and losses[0] == pytest.approx(losses[2], rel=1e-4)
+    for part, parameter in model.module.named_parameters():
+        assert (parameter.grad is None) == (".network." in part or ".pooler." in part), part
+
+
+def _loss(run, module, batch) -> float:
+    torch.manual_seed(0)
+    objective = run.objective.build()
+    if hasattr(objective, "prepare"):
+        objective.prepare(module, 100_000)
+    module.zero_grad()
+    scalars = objective(module, batch)
+    scalars["loss"].backward()
+    return scalars["loss"].item()
+
+
+@pytest.mark.parametrize("name", ["albef_cells_entailment", "vilt_cells_pairs", "albef_cells_pairs"])
+def test_judges_over_cells_learn_from_labelled_statements_and_answer(name, tmp_path) -> None:
+    run = getattr(fusing_cells, name)()
+    family = name.split("_")[0]
+    model = run.model.build(family, seed=0)
+    rows = list(open_named(f"scenes:train:{'pairs' if 'pairs' in name else 'entailment'}?nouns=12&size=64&count=3"))
+    batch = run.collate.build(model.processor)(rows)
+    assert [model.module.answers[n] for n in batch.labels] == [row.annotations["answers"][0] for row in rows]
+    scalars = run.objective.build()(model.module.train(False), batch)
+    scores = model.module.answer_logits(batch).log_softmax(-1)
+    expected = -sum(scores[row, batch.labels[row]] for row in range(3)) / 3
+    assert scalars["loss"].item() == pytest.approx(expected.item(), abs=1e-6)
+    asked = [row.conversation.messages[:1] for row in rows]
+    said = [reply.text for reply in model.generate([Conversation(turns) for turns in asked])]
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model").generate([Conversation(turns) for turns in asked])
+    assert [reply.text for reply in again] == said and set(said) <= set(run.collate.labels)

