@@ -21,6 +21,7 @@ from chiasm.models.languages import flan_t5, opt
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
 from chiasm.processing.resampled import ResampledPictures
+from chiasm.vision.cells import CellTowerConfig
 from chiasm.vision.patches import FinalStates, PatchSelection
 from chiasm.vision.vit import ViTConfig
 
@@ -38,7 +39,7 @@ class Blip2Config:
         joint_dim: E of the first stage, which published configurations keep beside the second.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | CellTowerConfig
     connector: Connector
     language: DecoderConfig | EncoderDecoderConfig
     image_token_id: int

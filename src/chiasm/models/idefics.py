@@ -20,7 +20,8 @@ from chiasm.models.assembly import Parts, clip_tower, llama, picture_processor
 from chiasm.processing.interleaved import InterleavedProcessor
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.resampled import ResampledPictures
-from chiasm.vision.patches import PatchSelection
+from chiasm.vision.cells import CellTower, CellTowerConfig
+from chiasm.vision.patches import FinalStates, PatchSelection
 from chiasm.vision.vit import ViT, ViTConfig
 
 FAKE, UTTERANCE = "<fake_token_around_image>", "<end_of_utterance>"
@@ -52,14 +53,14 @@ class IdeficsConfig:
         reading: which of the tower's states are features.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | CellTowerConfig
     connector: ResamplerConfig
     language: DecoderConfig
     gates: GatesConfig
     image_token_id: int
     added_words: int
     end_id: int = 2
-    reading: PatchSelection = PatchSelection(layer=-1, keep_class_token=True)
+    reading: PatchSelection | FinalStates = PatchSelection(layer=-1, keep_class_token=True)
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -74,7 +75,7 @@ class IdeficsConfig:
 class Idefics(GatedCrossAttentionLM):
     """vision → resampler → gated layers in LLaMA."""
 
-    vision: ViT
+    vision: ViT | CellTower
 
     def __init__(self, config: IdeficsConfig) -> None:
         super().__init__(

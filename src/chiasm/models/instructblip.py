@@ -23,6 +23,7 @@ from chiasm.processing.instructed import FOLDER, InstructedProcessor
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.resampled import ResampledPictures
 from chiasm.processing.tokenizer import Tokenizer
+from chiasm.vision.cells import CellTowerConfig
 from chiasm.vision.patches import FinalStates
 from chiasm.vision.vit import ViTConfig
 
@@ -39,7 +40,7 @@ class InstructBlipConfig:
         reading: which of the tower's states are read.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | CellTowerConfig
     connector: QFormerConfig
     language: DecoderConfig | EncoderDecoderConfig
     image_token_id: int

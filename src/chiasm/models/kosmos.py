@@ -28,6 +28,7 @@ from chiasm.processing.coordinates import PatchBoxes
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
 from chiasm.processing.resampled import ResampledPictures
+from chiasm.vision.cells import CellTowerConfig
 from chiasm.vision.patches import FinalStates
 from chiasm.vision.vit import ViTConfig
 
@@ -57,7 +58,7 @@ class KosmosConfig:
         reading: which of the tower's states are features.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | CellTowerConfig
     connector: Connector
     language: DecoderConfig
     image_token_id: int

@@ -17,6 +17,7 @@ from chiasm.models.assembly import Parts, eva_tower, llama
 from chiasm.models.bridging import bridged_processor
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
+from chiasm.vision.cells import CellTowerConfig
 from chiasm.vision.patches import FinalStates
 from chiasm.vision.vit import ViTConfig
 
@@ -50,7 +51,7 @@ class MiniGpt4Config:
         reading: which of the tower's states are features.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | CellTowerConfig
     connector: Connector
     language: DecoderConfig
     image_token_id: int

@@ -20,8 +20,9 @@ from chiasm.models.bridging import bridged_processor, unread
 from chiasm.processing.coordinates import GridBoxes
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
+from chiasm.vision.cells import CellTowerConfig
 from chiasm.vision.efficientnet import EfficientNetConfig
-from chiasm.vision.patches import PatchSelection, PyramidCells
+from chiasm.vision.patches import FinalStates, PatchSelection, PyramidCells
 from chiasm.vision.vit import ViTConfig
 
 WRAP = ("<img>", "</img>")
@@ -83,11 +84,11 @@ class QwenVLConfig:
         reading: which of the tower's states are features; its last norm stands behind the connector instead.
     """
 
-    vision: ViTConfig | EfficientNetConfig
+    vision: ViTConfig | EfficientNetConfig | CellTowerConfig
     connector: Connector
     language: DecoderConfig
     image_token_id: int
-    reading: PatchSelection | PyramidCells = PatchSelection(layer=-1)
+    reading: PatchSelection | PyramidCells | FinalStates = PatchSelection(layer=-1)
 
     @property
     def unread(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
 from chiasm.processing.resampled import ResampledPictures
 from chiasm.processing.tilers import AnyRes, Stretch, unpadded_grid
+from chiasm.vision.cells import CellTowerConfig
 from chiasm.vision.patches import FinalStates, PatchSelection
 from chiasm.vision.vit import ViTConfig
 
@@ -66,7 +67,7 @@ class XGenMMConfig:
         reading: which of the tower's states are features.
     """
 
-    vision: ViTConfig
+    vision: ViTConfig | CellTowerConfig
     connector: Connector
     language: DecoderConfig
     image_token_id: int

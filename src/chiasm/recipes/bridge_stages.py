@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chiasm.data.collation import Pairs
-from chiasm.recipes.bridges import TOWER, Bridged, Gated, pico
+from chiasm.recipes.bridges import TOWER, Bridged, Eye, Gated, pico
 from chiasm.recipes.run import Run, Source, Store, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
@@ -27,22 +27,21 @@ class Querying(Bridged):
     """`Bridged`'s Q-Former before there is a language model: it reads and writes with a text side of its own."""
 
     def build(self, family: str, seed: int) -> Model:
-        from chiasm.models.assembly import Parts, clip_tower
         from chiasm.models.blip2_retrieval import Blip2RetrievalConfig
         from chiasm.recipes.running.building import assemble
         from chiasm.vision.patches import FinalStates
 
-        tokenizer, connector = _reader(self, None)
-        width = self.hidden_dim
+        eye = self.eye()
+        tokenizer, connector = _reader(self, eye, None)
         config = Blip2RetrievalConfig(
-            vision=clip_tower(self.image_size, self.patch_size, width, self.num_layers, width // 32),
+            vision=eye.config,
             connector=connector,
-            embed_dim=width,
+            embed_dim=self.hidden_dim,
             start_id=len(tokenizer),
             captions=True,
             reading=FinalStates(keep_class_token=False),
         )
-        return assemble(family, config, Parts(tokenizer), seed=seed)
+        return assemble(family, config, eye.parts(tokenizer), seed=seed, frozen=eye.frozen)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,33 +49,31 @@ class Instructed(Bridged):
     """`Bridged` whose Q-Former also reads the question."""
 
     def build(self, family: str, seed: int) -> Model:
-        from chiasm.models.assembly import Parts, clip_tower
         from chiasm.models.instructblip import InstructBlipConfig
         from chiasm.recipes.running.building import assemble, speaking
         from chiasm.vision.patches import FinalStates
 
         language, tokenizer, template = speaking(self.language)
-        _, connector = _reader(self, language.config.hidden_dim)
-        width = self.hidden_dim
+        eye = self.eye()
+        _, connector = _reader(self, eye, language.config.hidden_dim)
         config = InstructBlipConfig(
-            vision=clip_tower(self.image_size, self.patch_size, width, self.num_layers, width // 32),
+            vision=eye.config,
             connector=connector,
             language=language.config,
             image_token_id=tokenizer.token_to_id("<image>") or 0,
             reading=FinalStates(keep_class_token=False),
         )
-        parts = Parts(tokenizer, template=template)
-        return assemble(family, config, parts, seed=seed, frozen={"language": language})
+        frozen = {"language": language, **eye.frozen}
+        return assemble(family, config, eye.parts(tokenizer, template), seed=seed, frozen=frozen)
 
 
-def _reader(model: Bridged, output: int | None) -> tuple[Any, Any]:
+def _reader(model: Bridged, eye: Eye, output: int | None) -> tuple[Any, Any]:
     """A small tokenizer of BERT's kind, and `model`'s Q-Former with a text side for it."""
     from chiasm.connectors.qformer import QFormerConfig, QFormerTextConfig
     from chiasm.processing.miniature import tiny_tokenizer
-    from chiasm.recipes.bridges import connector_by_name
 
     tokenizer = tiny_tokenizer("bert")
-    connector = connector_by_name("qformer", model.hidden_dim, model.hidden_dim, model.tokens)
+    connector = model.joint(eye, model.hidden_dim, "qformer")
     assert isinstance(connector, QFormerConfig)
     text = QFormerTextConfig(vocab_size=len(tokenizer) + 1, context_length=CONTEXT)
     return tokenizer, replace(connector, output_dim=output, text=text)
@@ -115,12 +112,12 @@ class Prefixed(Bridged):
 class Idefics(Gated):
     """`Gated` as IDEFICS has it: other gated layers, and a word more, which stands around every picture."""
 
-    def gated(self, tower: Any, language: Any, tokenizer: Any) -> tuple[Any, Any]:
+    def gated(self, eye: Eye, language: Any, tokenizer: Any) -> tuple[Any, Any]:
         from chiasm.models.idefics import FAKE, IdeficsConfig
 
         tokenizer.add_control(FAKE)
         language = _with_words(language, len(tokenizer))
-        shared = self.shared(tower, language.config, tokenizer)
+        shared = self.shared(eye, language.config, tokenizer)
         gates = replace(
             shared.pop("gates"), first=0, act="silu", norm_eps=1e-6, rms_norm=True, gated_mlp=True, qk_norm=True
         )

@@ -7,7 +7,8 @@ published sizes and schedules in `bridges_paper`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from chiasm.data.collation import Conversations
@@ -15,24 +16,61 @@ from chiasm.recipes.run import ModelConfig, Run, Source, Store, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from chiasm.models.assembly import Parts
     from chiasm.models.model import Model
+    from chiasm.processing.tokenizer import Tokenizer
 
 TOWER = ("^vision\\.",)  # of `clip_pico`; its text tower is none of ours
 SCENES = "scenes:train:naming,position,counting,yes_no,attribute?size=96&nouns=24"
 
 
+@dataclass(frozen=True)
+class Eye:
+    """A picture tower for a recipe's model.
+
+    Attributes:
+        config: its configuration.
+        frozen: its weights under ``vision``; empty = new ones are drawn.
+    """
+
+    config: Any
+    frozen: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def parts(self, tokenizer: Tokenizer, template: str | None = None) -> Parts:
+        """The tokenizer, and pictures as the tower was taught to take them."""
+        from chiasm.models.assembly import Parts
+
+        return Parts(tokenizer, classifier_pictures(self.config.image_size) if self.frozen else None, template)
+
+
+def classifier_pictures(side: int) -> dict[str, Any]:
+    """Settings of the pictures that EfficientNet-Lite reads: stretched to a square, in −1…1."""
+    return {
+        "size": {"height": side, "width": side},
+        "do_center_crop": False,
+        "image_mean": [127 / 255] * 3,
+        "image_std": [128 / 255] * 3,
+        "image_processor_type": "SiglipImageProcessor",
+    }
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bridged(ModelConfig):
-    """A small ViT, a connector by name, and a language model that comes with weights.
+    """A picture tower, a connector by name, and a language model that comes with weights.
 
     Attributes:
         connector: ``linear``, ``mlp``, ``pooled``, ``prefix``, ``qformer``, ``resampler``, ``grid`` or ``latents``.
-        image_size, patch_size, hidden_dim, num_layers: of the picture tower.
+        tower: ``efficientnet_lite0`` or ``efficientnet_lite2``, whose cells come with weights; None = a small new ViT.
+        image_size, patch_size, num_layers: of the new ViT.
+        hidden_dim: its width, and that of attention and MLPs inside the connector.
         tokens: visual tokens a picture, where the connector decides; a square number for ``grid`` and ``pooled``.
         language: ``pico_text`` or ``smollm2``.
     """
 
     connector: str = "qformer"
+    tower: str | None = None
     image_size: int = 96
     patch_size: int = 16
     hidden_dim: int = 128
@@ -42,21 +80,37 @@ class Bridged(ModelConfig):
 
     def build(self, family: str, seed: int) -> Model:
         from chiasm.core.registry import family as known_family
-        from chiasm.models.assembly import Parts, clip_tower
         from chiasm.recipes.running.building import assemble, speaking
+        from chiasm.vision.patches import FinalStates
 
         language, tokenizer, template = speaking(self.language)
-        width = self.hidden_dim
+        eye = self.eye()
         config = known_family(family).config_type(
-            vision=clip_tower(self.image_size, self.patch_size, width, self.num_layers, width // 32),
-            connector=connector_by_name(self.connector, width, language.config.hidden_dim, self.tokens),
+            vision=eye.config,
+            connector=self.joint(eye, language.config.hidden_dim),
             language=language.config,
             image_token_id=tokenizer.token_to_id("<image>") or 0,
         )
         # every connector gets the same features: the grid of patches
-        config = replace(config, reading=replace(config.reading, keep_class_token=False))
-        parts = Parts(tokenizer, template=template)
-        return assemble(family, config, parts, seed=seed, frozen={"language": language})
+        reading = FinalStates() if self.tower else config.reading
+        config = replace(config, reading=replace(reading, keep_class_token=False))
+        frozen = {"language": language, **eye.frozen}
+        return assemble(family, config, eye.parts(tokenizer, template), seed=seed, frozen=frozen)
+
+    def eye(self) -> Eye:
+        """The tower."""
+        from chiasm.models.assembly import clip_tower
+        from chiasm.weights.frozen import cell_tower
+
+        if self.tower is None:
+            width = self.hidden_dim
+            return Eye(clip_tower(self.image_size, self.patch_size, width, self.num_layers, width // 32))
+        cells = cell_tower(self.tower)
+        return Eye(cells.config, {"vision": cells})
+
+    def joint(self, eye: Eye, output: int, name: str | None = None) -> Any:
+        """The connector called `name`, or this one's own, from the tower's features to `output`."""
+        return connector_by_name(name or self.connector, eye.config.hidden_dim, output, self.tokens, self.hidden_dim)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,31 +125,33 @@ class Gated(Bridged):
     every: int = 2
 
     def build(self, family: str, seed: int) -> Model:
-        from chiasm.models.assembly import Parts, clip_tower
         from chiasm.recipes.running.building import assemble, speaking
+        from chiasm.vision.patches import FinalStates
 
         language, tokenizer, template = speaking(self.language)
-        width = self.hidden_dim
-        tower = clip_tower(self.image_size, self.patch_size, width, self.num_layers, width // 32)
-        language, config = self.gated(tower, language, tokenizer)
-        return assemble(family, config, Parts(tokenizer, template=template), seed=seed, frozen={"language": language})
+        eye = self.eye()
+        language, config = self.gated(eye, language, tokenizer)
+        if self.tower:
+            config = replace(config, reading=FinalStates(keep_class_token=False))
+        frozen = {"language": language, **eye.frozen}
+        return assemble(family, config, eye.parts(tokenizer, template), seed=seed, frozen=frozen)
 
-    def gated(self, tower: Any, language: Any, tokenizer: Any) -> tuple[Any, Any]:
-        """The language model as this family takes it, and the family's configuration around it and `tower`."""
+    def gated(self, eye: Eye, language: Any, tokenizer: Any) -> tuple[Any, Any]:
+        """The language model as this family takes it, and the family's configuration around it and the tower."""
         from chiasm.models.flamingo import FlamingoConfig
 
-        return language, FlamingoConfig(**self.shared(tower, language.config, tokenizer))
+        return language, FlamingoConfig(**self.shared(eye, language.config, tokenizer))
 
-    def shared(self, tower: Any, language: Any, tokenizer: Any) -> dict[str, Any]:
+    def shared(self, eye: Eye, language: Any, tokenizer: Any) -> dict[str, Any]:
         """What Flamingo's configuration and IDEFICS's have in common."""
         from chiasm.connectors.resampler import ResamplerConfig
         from chiasm.fusion.gated_cross_attention import GatesConfig
 
         inner = language.hidden_dim
-        resampler = connector_by_name("resampler", self.hidden_dim, inner, self.tokens)
+        resampler = self.joint(eye, inner, "resampler")
         assert isinstance(resampler, ResamplerConfig)
         return {
-            "vision": tower,
+            "vision": eye.config,
             "connector": replace(resampler, output_dim=None),
             "language": language,
             "gates": GatesConfig(every=self.every, first=self.every - 1, num_heads=4, head_dim=32, mlp_dim=2 * inner),

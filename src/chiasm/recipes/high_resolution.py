@@ -28,6 +28,7 @@ class SmallHighResolution(ModelConfig):
         patch_size: pixels; two patches make a visual token's side.
         tile: pixels of a tile's or crop's side, in families that have them.
         tiles: most of them.
+        language: ``pico_text`` or ``smollm2``.
     """
 
     hidden_dim: int = 128
@@ -35,12 +36,13 @@ class SmallHighResolution(ModelConfig):
     patch_size: int = 8
     tile: int = 48
     tiles: int = 4
+    language: str = "pico_text"
 
     def build(self, family: str, seed: int) -> Model:
         from chiasm.models.assembly import Parts
         from chiasm.recipes.running.building import assemble, speaking
 
-        language, tokenizer, template = speaking("pico_text")
+        language, tokenizer, template = speaking(self.language)
         slot = tokenizer.token_to_id("<image>") or 0
         config, whole = _CONFIGS[family](self, language.config, slot)
         parts = Parts(tokenizer, _settings(family, self), template)

@@ -51,6 +51,11 @@ class CellTowerConfig:
         """There is none."""
         return False
 
+    @property
+    def attention_pool(self) -> bool:
+        """Nor this."""
+        return False
+
     def build(self) -> CellTower:
         return CellTower(self)
 

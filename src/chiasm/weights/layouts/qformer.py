@@ -12,6 +12,7 @@ from typing import Any
 from chiasm.connectors.choice import Connector
 from chiasm.connectors.qformer import QFormerConfig, QFormerTextConfig
 from chiasm.core.errors import ConfigError
+from chiasm.vision.cells import CellTowerConfig
 from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.rules import Drop, Rename, Reshape, Rule, Split, Unsqueeze
@@ -73,15 +74,15 @@ def vision_config(config: Mapping[str, Any], where: str = "vision_config") -> Vi
     )
 
 
-def vision_dict(config: ViTConfig) -> dict[str, Any]:
+def vision_dict(config: ViTConfig | CellTowerConfig) -> dict[str, Any]:
     """The inverse of `vision_config`.
 
     Raises:
         ConfigError: the tower isn't EVA's.
     """
-    plain = replace(config, class_token=True, norm_pre=False, patch_bias=True, attention_pool=False)
-    if plain != config:
-        raise ConfigError("config_unpublished", "this ViT is not EVA's as BLIP-2 publishes it: no such class fits it")
+    eva = {"class_token": True, "norm_pre": False, "patch_bias": True, "attention_pool": False}
+    if not isinstance(config, ViTConfig) or replace(config, **eva) != config:  # type: ignore[arg-type]
+        raise ConfigError("config_unpublished", "this tower is not EVA's as BLIP-2 publishes it: no such class fits it")
     return {
         "hidden_size": config.hidden_dim,
         "intermediate_size": config.mlp_dim,

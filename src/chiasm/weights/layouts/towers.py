@@ -7,6 +7,7 @@ from typing import Any
 
 from chiasm.core.errors import ConfigError
 from chiasm.language.text import EndOfTextPool, LastTokenPool, TextEncoderConfig
+from chiasm.vision.cells import CellTowerConfig
 from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.rules import Drop, Rename, Rule, Split
@@ -91,7 +92,7 @@ def vision_config(config: Mapping[str, Any], kind: str, where: str = "vision_con
     )
 
 
-def vision_dict(config: ViTConfig) -> dict[str, Any]:
+def vision_dict(config: ViTConfig | CellTowerConfig) -> dict[str, Any]:
     """The inverse of `vision_config`.
 
     Args:
@@ -103,6 +104,8 @@ def vision_dict(config: ViTConfig) -> dict[str, Any]:
     Raises:
         ConfigError: the tower is neither CLIP's nor SigLIP's.
     """
+    if not isinstance(config, ViTConfig):
+        raise ConfigError("config_unpublished", "this tower is no ViT: no published class fits it")
     traits = (config.class_token, config.norm_pre, not config.patch_bias)
     if len(set(traits)) != 1 or (config.class_token and config.attention_pool):
         raise ConfigError("config_unpublished", "this ViT is neither CLIP's nor SigLIP's: no published class fits it")

@@ -15,6 +15,7 @@ from chiasm.connectors.resampler import ResamplerConfig
 from chiasm.core.errors import ConfigError
 from chiasm.models.xgen_mm import WORDS, XGenMMConfig, tower
 from chiasm.vision.patches import FinalStates
+from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts import phi3, towers
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.layouts.layout import Layout
@@ -99,6 +100,8 @@ def config_to(config: XGenMMConfig) -> dict[str, Any]:
     """
     connector, language, vision = config.connector, config.language, config.vision
     plain = isinstance(connector, ResamplerConfig) and not connector.max_frames and not connector.qk_norm
+    if not isinstance(vision, ViTConfig):
+        raise ConfigError("config_unpublished", "xGen-MM's layout has SigLIP's tower alone")
     own = tower(vision.image_size, vision.patch_size, vision.hidden_dim, vision.num_layers, vision.num_heads,
                 vision.mlp_dim, pool=True)  # fmt: skip
     if not plain or own != vision or not language.head_bias or config.reading != FinalStates(keep_class_token=False):
