@@ -1,10 +1,12 @@
-"""Qwen-VL as published: every tensor's name, the tower and the MLP as the published code computes them, the tokenizer's
-ranks against a plain loop, a folder there and back."""
+"""Qwen-VL as published: every tensor's name, the tower and the MLP as the published code computes them, positions beyond
+the trained context as the equations have them, the tokenizer's ranks against a plain loop, a folder there and back."""
 
 from __future__ import annotations
 
 import base64
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from PIL import Image
 import chiasm
 from chiasm.core.errors import CheckpointError, ConfigError
 from chiasm.models import qwen_vl
+from chiasm.models.assembly import llama
+from chiasm.nn.positions import LogRotaryConfig
 from chiasm.processing import tiktoken_files
 from chiasm.processing.miniature import CORPUS, learn_merges
 from chiasm.processing.prompt import slot_name
@@ -111,6 +115,80 @@ def test_tower_and_mlp_compute_what_the_published_names_mean() -> None:
         first, second = (x @ state[f"{mlp}{n}.weight"].T for n in ("w1", "w2"))
         wanted = (first * F.silu(second)) @ state[mlp + "c_proj.weight"].T
         assert (model.module.language.blocks[1].mlp(x) - wanted).abs().max() <= 1e-6
+
+
+def written_out(decoder, ids: torch.Tensor, trained: int, prompt: int, *, ntk: bool, log: bool) -> torch.Tensor:
+    """Qwen's logits of one text, token by token and pair by pair; `prompt` is the length that decides how it turns."""
+    config = decoder.config
+    width, heads = config.head_width, config.num_heads
+    alpha = max(2 ** math.ceil(math.log(prompt / trained, 2) + 1) - 1, 1) if ntk else 1
+    base = 10000.0 * alpha ** (width / (width - 2))
+
+    def turned(x: torch.Tensor, place: int) -> torch.Tensor:  # (heads, width)
+        out = torch.empty_like(x)
+        for c in range(width // 2):
+            angle = place * base ** (-2 * c / width)
+            a, b = x[:, c], x[:, c + width // 2]
+            out[:, c] = a * math.cos(angle) - b * math.sin(angle)
+            out[:, c + width // 2] = b * math.cos(angle) + a * math.sin(angle)
+        return out
+
+    x = decoder.embed_tokens(ids)
+    for block in decoder.blocks:
+        y = block.norm1(x)
+        q, k, v = (getattr(block.attn, f"{n}_proj")(y).view(-1, heads, width) for n in "qkv")
+        mixed = []
+        keys = torch.stack([turned(k[m], m) for m in range(len(ids))])
+        for n in range(len(ids)):
+            grown = math.log(n + 1, trained) if log and n + 1 > trained else 1
+            scores = torch.einsum("hc,mhc->hm", turned(q[n], n) * grown, keys[: n + 1]) / width**0.5
+            mixed.append(torch.einsum("hm,mhc->hc", scores.softmax(-1), v[: n + 1]).flatten())
+        x = x + block.attn.o_proj(torch.stack(mixed))
+        x = x + block.mlp(block.norm2(x))
+    return decoder.logits(decoder.norm(x))
+
+
+@pytest.mark.parametrize(("ntk", "log"), [(True, True), (True, False), (False, True)])
+@torch.inference_mode()
+def test_beyond_the_trained_context_positions_are_the_equations(ntk: bool, log: bool) -> None:
+    """Prompts within it, at its end, twice and more than four times as long; a cached text turns as its prompt did."""
+    trained = 8
+    rotary = qwen_vl.stretched(trained)
+    rotary = rotary if log else replace(qwen_vl.RotaryConfig(), scaling=rotary.scaling)
+    rotary = rotary if ntk else replace(rotary, scaling=None)
+    decoder = llama(50, 24, 2, 2, 2, 32, context=64, eps=1e-6, qkv_bias=True, rotary=rotary).build().eval()
+    generator = torch.manual_seed(0)
+    for parameter in decoder.parameters():
+        parameter.data.normal_(std=0.3, generator=generator)
+    ids = torch.randint(0, 50, (40,), generator=generator)
+    plain = written_out(decoder, ids, trained, 40, ntk=False, log=False)
+    for length in (5, 8, 9, 16, 17, 40):
+        found = decoder.logits(decoder(decoder.embed_tokens(ids[None, :length])))[0]
+        wanted = written_out(decoder, ids[:length], trained, length, ntk=ntk, log=log)
+        assert (found - wanted).abs().max() <= 1e-5, length
+        assert (length <= trained) == bool((found - plain[:length]).abs().max() <= 1e-5), length
+    cache = decoder.new_cache(1, 40)
+    parts = [decoder.logits(decoder(decoder.embed_tokens(ids[None, :15]), cache=cache))]
+    parts += [decoder.logits(decoder(decoder.embed_tokens(ids[None, at : at + 1]), cache=cache)) for at in range(15, 40)]
+    wanted = written_out(decoder, ids, trained, 15, ntk=ntk, log=log)
+    assert (torch.cat(parts, 1)[0] - wanted).abs().max() <= 1e-5
+
+
+def test_what_a_config_says_of_the_trained_context_is_read_and_written() -> None:
+    config = qwen_vl.PRESETS["qwen_vl_7b"]
+    layout = layout_of(config)
+    assert config.language.context_length == 8192 and config.language.rotary == qwen_vl.stretched(2048)
+    stored = layout.config_to(config)
+    assert (stored["seq_length"], stored["use_dynamic_ntk"], stored["use_logn_attn"]) == (2048, True, True)
+    for ntk in (True, False):
+        for log in (True, False):
+            read = layout.config_from({**stored, "use_dynamic_ntk": ntk, "use_logn_attn": log})
+            assert read.language.rotary is not None and (read.language.rotary.scaling is not None) == ntk
+            assert isinstance(read.language.rotary, LogRotaryConfig) == log
+            assert layout.config_from(layout.config_to(read)) == read
+    odd = replace(config.language, rotary=replace(qwen_vl.stretched(2048), log_context=1024))
+    with pytest.raises(ConfigError, match="Qwen's own rotary positions"):
+        layout.config_to(replace(config, language=odd))
 
 
 def rank_file() -> bytes:

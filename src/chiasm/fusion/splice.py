@@ -197,11 +197,8 @@ class SplicedLM(nn.Module, ABC):
         state.positions = state.positions + 1
         return self.language.logits(hidden[:, -1])
 
-    def new_slots(self) -> SplicedSlots | None:
-        """An empty cache that running replies join and leave at any step; None in a family that can't have one."""
-        rotary = getattr(self.language.config, "rotary", None)
-        if rotary is not None and rotary.varies:  # a prompt's first part turns as its whole length says
-            return None
+    def new_slots(self) -> SplicedSlots:
+        """An empty cache that running replies join and leave at any step."""
         return SplicedSlots(self.language.new_slots())
 
     def memory_key(self, batch: Batch) -> int:

@@ -25,6 +25,7 @@ from chiasm.nn.masks import AttentionMask, attention_mask, biased
 from chiasm.nn.mlp import GatedMLPConfig, MLPConfig
 from chiasm.nn.position_bias import AlibiConfig
 from chiasm.nn.positions import (
+    LogRotaryConfig,
     MultimodalRotaryConfig,
     RotaryConfig,
     XPosConfig,
@@ -247,7 +248,11 @@ class Decoder(nn.Module):
         frequencies = [self._rotary_frequencies(positions.device, key) for key in keys]
         turns = frequencies[0] if len(set(keys)) == 1 else torch.stack(frequencies)
         if positions.dim() == 2:
-            return rotary_tables(positions, turns, dtype, rotary.magnitude)
+            tables = rotary_tables(positions, turns, dtype, rotary.magnitude)
+            if not isinstance(rotary, LogRotaryConfig):
+                return tables
+            growth = rotary.growth(positions)[:, None, :, None].to(dtype)
+            return (*(table * growth for table in tables), *tables)
         assert isinstance(rotary, MultimodalRotaryConfig), "three positions a token need M-RoPE"
         return multimodal_tables(positions, turns, rotary.sections, dtype, rotary.magnitude)
 

@@ -17,6 +17,8 @@ from chiasm.fusion.bridge import BridgedLM, BridgedSeq2Seq, build_bridge
 from chiasm.language.decoder import DecoderConfig
 from chiasm.models.assembly import Parts, llama
 from chiasm.models.bridging import bridged_processor, unread
+from chiasm.nn.positions import LogRotaryConfig, RotaryConfig
+from chiasm.nn.rotary_scaling import DoublingScaling
 from chiasm.processing.coordinates import GridBoxes
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
@@ -122,9 +124,14 @@ def tower(
     )
 
 
+def stretched(trained: int) -> RotaryConfig:
+    """Qwen's rotary positions: beyond the context that they were trained in they turn slower, and queries grow."""
+    return LogRotaryConfig(log_context=trained, scaling=DoublingScaling(original_context=trained))
+
+
 def _qwen_vl(image: int) -> QwenVLConfig:
     vision = tower(image, 14, 1664, 48, 16, 8192, 16)
-    language = llama(151936, 4096, 32, 32, 32, 11008, context=2048, eps=1e-6, qkv_bias=True)
+    language = llama(151936, 4096, 32, 32, 32, 11008, context=8192, eps=1e-6, qkv_bias=True, rotary=stretched(2048))
     connector = GridResamplerConfig(input_dim=1664, output_dim=4096)
     return QwenVLConfig(vision=vision, connector=connector, language=language, image_token_id=IMAGE_PAD)
 
@@ -147,7 +154,9 @@ def tiny() -> tuple[QwenVLConfig, Processor]:
     config = QwenVLConfig(
         vision=tower(32, 8, 32, 2, 2, 64, 2),
         connector=GridResamplerConfig(input_dim=32, output_dim=48, grid=2, num_heads=4),
-        language=llama(len(tokenizer), 48, 2, 4, 4, 96, context=2048, eps=1e-6, qkv_bias=True),
+        language=llama(
+            len(tokenizer), 48, 2, 4, 4, 96, context=2048, eps=1e-6, qkv_bias=True, rotary=stretched(512)
+        ),
         image_token_id=tokenizer.token_to_id("<imgpad>") or 0,
     )
     return config, processor(config, Parts(tokenizer, template=CHAT))

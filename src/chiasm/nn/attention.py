@@ -14,7 +14,7 @@ from chiasm.nn.masks import EVERYTHING, AttentionMask, Runs
 from chiasm.nn.norms import RMSNorm
 from chiasm.nn.positions import rotate
 
-# tables for queries and keys alike, or (xPos) first for queries, then for keys
+# tables for queries and keys alike, or (xPos, Qwen) first for queries, then for keys
 Rotary = tuple[torch.Tensor, ...]
 
 

@@ -112,6 +112,24 @@ class XPosConfig(RotaryConfig):
         return ((share + self.gamma) / (1 + self.gamma)).log() / self.scale_base
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogRotaryConfig(RotaryConfig):
+    """Rotary positions whose queries grow with the logarithm of their place (Bai et al. 2023, Qwen, §2.3, "LogN-Scaling").
+
+    The n-th token's query is multiplied by ln n / ln context once n is beyond the context, so that attention over more
+    tokens isn't spread thinner than in training.
+
+    Attributes:
+        log_context: tokens of the context that it was trained in.
+    """
+
+    log_context: int
+
+    def growth(self, positions: torch.Tensor) -> torch.Tensor:
+        """(…) integer positions, from 0 → float32 factors of their queries."""
+        return ((positions + 1).float().log() / math.log(self.log_context)).clamp(min=1.0)
+
+
 def xpos_tables(
     positions: torch.Tensor, frequencies: torch.Tensor, fading: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, ...]:

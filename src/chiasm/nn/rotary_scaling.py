@@ -1,10 +1,11 @@
-"""Rotary positions beyond the context that they were trained in: YaRN, LongRoPE, dynamic NTK.
+"""Rotary positions beyond the context that they were trained in: YaRN, LongRoPE, dynamic NTK, in Qwen's steps too.
 
 * YaRN (Peng et al. 2023, eqs. 17–23): fast features turn as they did, slow ones `factor` times slower, a ramp between;
   cosines and sines are scaled by 0.1 ln(factor) + 1.
 * LongRoPE (Ding et al. 2024, §3; Phi-3's 128k variants, also called ``su``): every feature has a factor of its own,
   one set for what fits the original context, one for what doesn't.
 * Dynamic NTK: the base grows with the sequence, so that the slowest feature never turns further than in training.
+* Qwen's form of it (Bai et al. 2023, "Qwen Technical Report", §2.3): the base grows each time the sequence has doubled.
 
 Which set or base applies depends on how long a sequence is. It is each row's own length, never its batch's; a cached
 sequence keeps what its prompt began with, because the keys in the cache have turned already.
@@ -110,7 +111,37 @@ class DynamicScaling:
         return 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.int64).float() / width)
 
 
-RotaryScaling = YarnScaling | LongScaling | DynamicScaling
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoublingScaling:
+    """Dynamic NTK in steps: θ' = θ · α^(C/(C−2)), α = 2^(⌈log₂(length/context)⌉ + 1) − 1, 1 within the context.
+
+    Attributes:
+        original_context: longest sequence that turns as in training.
+    """
+
+    original_context: int
+
+    @property
+    def attention_factor(self) -> float:
+        """Nothing is scaled."""
+        return 1.0
+
+    def key(self, length: int) -> int:
+        """α."""
+        if length <= self.original_context:
+            return 1
+        return 2 ** (math.ceil(math.log2(length / self.original_context)) + 1) - 1
+
+    def frequencies(self, plain: torch.Tensor, theta: float, key: int) -> torch.Tensor:
+        """(C/2,) plain frequencies → scaled ones."""
+        if key == 1:
+            return plain
+        width = 2 * len(plain)
+        base = theta * key ** (width / (width - 2))
+        return 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.int64).float() / width)
+
+
+RotaryScaling = YarnScaling | LongScaling | DynamicScaling | DoublingScaling
 
 
 def yarn_attention_factor(factor: float, mscale: float | None = None, mscale_all: float | None = None) -> float:

@@ -4,8 +4,9 @@ The tower stands inside the language model, ``transformer.visual.…``, queries,
 the resampler is torch's own attention; the language model fuses its three projections, and its MLP multiplies
 ``w1(x)`` by silu(``w2(x)``).
 
-Departure: beyond ``seq_length`` published code stretches rotary positions and scales queries by the logarithm of their
-place; neither is built, and the context is cut there.
+Beyond ``seq_length`` rotary positions are stretched and queries grow (``use_dynamic_ntk``, ``use_logn_attn``). Departure:
+here they do so in training, too, and by each row's own length; published code does neither while it trains, and goes by
+the length of the padded batch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from chiasm.core.errors import ConfigError
 from chiasm.language.decoder import DecoderConfig
 from chiasm.models.assembly import llama
 from chiasm.models.qwen_vl import IMAGE_PAD, QwenVLConfig, tower
-from chiasm.nn.positions import RotaryConfig
+from chiasm.nn.positions import LogRotaryConfig, RotaryConfig
+from chiasm.nn.rotary_scaling import DoublingScaling
 from chiasm.vision.patches import PatchSelection
 from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts.fields import Fields
@@ -88,8 +90,6 @@ def config_from(config: Mapping[str, Any]) -> QwenVLConfig:
         int(width * visual.number("mlp_ratio")),
         visual.count("position_grid"),
     )
-    stretched = fields.flag("use_dynamic_ntk") or fields.flag("use_logn_attn")
-    context = fields.count("max_position_embeddings")
     hidden, attention = fields.count("hidden_size"), fields.count("num_attention_heads")
     language = llama(
         fields.count("vocab_size"),
@@ -98,9 +98,9 @@ def config_from(config: Mapping[str, Any]) -> QwenVLConfig:
         attention,
         attention,
         fields.count("intermediate_size") // 2,
-        context=min(context, fields.count("seq_length")) if stretched else context,
+        context=fields.count("max_position_embeddings"),
         eps=fields.number("layer_norm_epsilon"),
-        theta=fields.number("rotary_emb_base"),
+        rotary=_rotary(fields),
         qkv_bias=True,
         head_dim=None if fields.count("kv_channels") * attention == hidden else fields.count("kv_channels"),
         tie_embeddings=fields.flag("tie_word_embeddings"),
@@ -114,6 +114,34 @@ def config_from(config: Mapping[str, Any]) -> QwenVLConfig:
     )
     slot = visual.count("image_start_id") + 2
     return QwenVLConfig(vision=vision, connector=connector, language=language, image_token_id=slot)
+
+
+def _rotary(fields: Fields) -> RotaryConfig:
+    theta, trained = fields.number("rotary_emb_base"), fields.count("seq_length")
+    scaling = DoublingScaling(original_context=trained) if fields.flag("use_dynamic_ntk") else None
+    if fields.flag("use_logn_attn"):
+        return LogRotaryConfig(theta=theta, scaling=scaling, log_context=trained)
+    return RotaryConfig(theta=theta, scaling=scaling)
+
+
+def _rotary_fields(rotary: RotaryConfig, context: int) -> dict[str, Any]:
+    """The inverse of `_rotary`.
+
+    Raises:
+        ConfigError: the published class has no such positions.
+    """
+    scaling, grows = rotary.scaling, isinstance(rotary, LogRotaryConfig)
+    trained = {scaling.original_context} if isinstance(scaling, DoublingScaling) else set()
+    trained |= {rotary.log_context} if isinstance(rotary, LogRotaryConfig) else set()
+    stored = {
+        "rotary_emb_base": rotary.theta,
+        "seq_length": min(trained, default=context),
+        "use_dynamic_ntk": scaling is not None,
+        "use_logn_attn": grows,
+    }
+    if _rotary(Fields(stored, DEFAULTS, "config.json")) != rotary:
+        raise ConfigError("config_unpublished", "Qwen-VL's layout holds Qwen's own rotary positions alone")
+    return stored
 
 
 def config_to(config: QwenVLConfig) -> dict[str, Any]:
@@ -153,14 +181,11 @@ def config_to(config: QwenVLConfig) -> dict[str, Any]:
         "kv_channels": language.head_width,
         "intermediate_size": 2 * language.mlp_dim,
         "max_position_embeddings": language.context_length,
-        "seq_length": language.context_length,
         "layer_norm_epsilon": language.norm_eps,
-        "rotary_emb_base": language.rotary.theta,
+        **_rotary_fields(language.rotary, language.context_length),
         "rotary_pct": 1.0,
         "no_bias": True,
         "tie_word_embeddings": language.tie_embeddings,
-        "use_dynamic_ntk": True,
-        "use_logn_attn": True,
         "visual": visual,
     }
 
@@ -179,7 +204,7 @@ def _qwen(language: DecoderConfig) -> bool:
         language.mlp_dim, context=language.context_length, eps=language.norm_eps, qkv_bias=True,
         head_dim=language.head_dim, tie_embeddings=language.tie_embeddings, rotary=language.rotary,
     )  # fmt: skip
-    return own == language and type(language.rotary) is RotaryConfig and language.rotary.linear_factor == 1.0
+    return own == language
 
 
 def visual_rules(heads: int) -> tuple[Rule, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from chiasm.core.errors import ConfigError
-from chiasm.nn.positions import Llama3RotaryConfig, RotaryConfig
+from chiasm.nn.positions import Llama3RotaryConfig, LogRotaryConfig, RotaryConfig
 from chiasm.nn.rotary_scaling import (
+    DoublingScaling,
     DynamicScaling,
     LongScaling,
     RotaryScaling,
@@ -120,7 +121,13 @@ def stored_context(rotary: RotaryConfig, length: int) -> int:
 
 
 def rope_parameters(rotary: RotaryConfig) -> dict[str, Any]:
-    """Rotary positions as transformers 5 stores them."""
+    """Rotary positions as transformers 5 stores them.
+
+    Raises:
+        ConfigError: Qwen's own, for which it has no name.
+    """
+    if isinstance(rotary, LogRotaryConfig) or isinstance(rotary.scaling, DoublingScaling):
+        raise ConfigError("config_unpublished", "rope_parameters have no name for Qwen's positions beyond its context")
     out: dict[str, Any] = {"rope_type": "default", "rope_theta": rotary.theta}
     scaling = rotary.scaling
     if isinstance(rotary, Llama3RotaryConfig):
