@@ -17,11 +17,13 @@ from chiasm.data.worlds.director import World, cast, held_out_pair, invented
 from chiasm.data.worlds.phrases import EVERY
 from chiasm.data.worlds.sprites import COLOURS, Sprites
 from chiasm.data.worlds.stage import Stage, cell_at
+from chiasm.data.worlds.tasks import several
 from chiasm.data.worlds.tasks.reading import Chart, words_of
 from chiasm.data.worlds.vocabulary import nouns
 from chiasm.data.worlds.world import DEFAULT, TASKS, Scenes
 
-CLOSED = ("position", "counting", "comparison", "yes_no", "negation", "pairs", "odd_one_out", "entailment", "few_shot")
+CLOSED = ("position", "counting", "comparison", "yes_no", "negation", "pairs", "odd_one_out", "entailment", "few_shot",
+          "binding")  # fmt: skip
 HEARD = {"train": "seen", "val": "seen", "unseen": "seen", "test": "held_out"}
 
 
@@ -113,7 +115,8 @@ def test_new_names_are_bound_in_tests_to_things_that_no_scene_shows() -> None:
     known, new = cast(100, "all")
     assert not {noun.name for noun in known} & {noun.name for noun in new}
     for split, things, words in (("train", known, invented(False)), ("test", new, invented(True))):
-        for sample in Scenes(split, ["few_shot"], 60, World(shots=2, ways=3)):
+        for sample in [*Scenes(split, ["few_shot"], 60, World(shots=2, ways=3)),
+                       *Scenes(split, ["binding"], 60, World(shots=2, ways=3))]:  # fmt: skip
             assert set(sample.annotations["things"]) <= {noun.name for noun in things}
             assert set(sample.annotations["choices"]) <= set(words)
             turns = sample.conversation.messages
@@ -122,6 +125,14 @@ def test_new_names_are_bound_in_tests_to_things_that_no_scene_shows() -> None:
                 part.source.actors[0].name: turns[2 * i + 1].text for i, part in enumerate(sample.conversation.images())
             }
             assert len(bound) == 3 == len(set(bound.values()))
+
+
+def test_binding_shows_few_different_pictures_of_a_thing() -> None:
+    shown: dict[str, set[str]] = defaultdict(set)
+    for sample in Scenes("train", ["binding"], 300, World(shots=4, nouns=12)):
+        for stage in stages(sample):
+            shown[stage.actors[0].name].add(stage.fingerprint)
+    assert len(shown) == 12 and all(len(pictures) == several.POSES for pictures in shown.values())
 
 
 @pytest.mark.parametrize("task", CLOSED)
@@ -137,7 +148,7 @@ def test_who_sees_nothing_gains_nothing(task: str) -> None:
     def slots(sample) -> tuple[str, list[str]]:  # type: ignore[no-untyped-def]
         """The answer, as the place among the choices where these differ from question to question."""
         answer, choices = sample.annotations["answers"][0], sample.annotations.get("choices", ())
-        varied = sample.annotations["kind"] in ("larger", "missing", "few_shot")
+        varied = sample.annotations["kind"] in ("larger", "missing", "few_shot", "binding")
         return (str(choices.index(answer)) if varied else answer), list(choices)
 
     counts: dict[str, Counter[str]] = defaultdict(Counter)

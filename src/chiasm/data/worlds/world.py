@@ -39,6 +39,7 @@ TASKS: dict[str, Task] = {
     "entailment": several.entailment,
     "dialogue": several.dialogue,
     "few_shot": several.few_shot,
+    "binding": several.binding,
     "video": watching.video,
     "temporal": watching.temporal,
     "sounds": hearing.sounds,

@@ -15,6 +15,7 @@ from chiasm.data.worlds.vocabulary import Noun
 
 TRUTH = ("true", "false")
 ENTAILMENT = ("entailment", "neutral", "contradiction")
+POSES = 12  # pictures of a thing in `binding`
 ORDINALS = ("first", "second", "third", "fourth")
 
 
@@ -176,21 +177,35 @@ def few_shot(director: Director) -> Row:
 
     The examples are turns before the question; `truth` says how many there are, so that a reader can drop some.
     """
+    return _episode(director, "few_shot", lambda thing: director)
+
+
+def binding(director: Director) -> Row:
+    """`few_shot` with `POSES` pictures of each thing in all: few enough to keep what a frozen tower says of each."""
+
+    def pose(thing: Noun) -> Director:
+        return Director(director.world, director.split, director.rng.randrange(POSES), f"pose of {thing.name}")
+
+    return _episode(director, "binding", pose)
+
+
+def _episode(director: Director, kind: str, posing: Callable[[Noun], Director]) -> Row:
+    """Examples and a question; `posing` says who makes the choices of a thing's picture."""
     rng, world = director.rng, director.world
     novel = director.split in ("test", "unseen")
     things = rng.sample(director.new, world.ways) if novel else director.names(world.ways)
     names = rng.sample(invented(novel), world.ways)
-    shown = [number for number in range(world.ways) for _ in range(world.shots)]
-    rng.shuffle(shown)
+    order = [number for number in range(world.ways) for _ in range(world.shots)]
+    rng.shuffle(order)
     asked = rng.randrange(world.ways)
     turns = []
-    for number in (*shown, asked):
-        split = "train" if novel else director.split
-        picture = rng.choice(things[number].pictures(split))
-        center, edge = (world.size * rng.uniform(0.4, 0.6), world.size * rng.uniform(0.4, 0.6)), 0.5 * world.size
-        actor = director.actor(things[number], center, edge * rng.uniform(0.8, 1.2), None, picture)
-        order = rng.sample(names, 2) if world.ways == 2 else names
-        question = director.say(phrases.NAMED, a=", a ".join(order[:-1]), b=order[-1])
-        turns.append(Turn((ImagePart(director.stage([actor])), TextPart(question)), names[number]))
-    truth = {"choices": tuple(names), "shots": len(shown), "things": tuple(thing.name for thing in things)}
-    return Row(kind="few_shot", turns=tuple(turns), truth=truth)
+    for number in (*order, asked):
+        pose = posing(things[number])
+        picture = pose.rng.choice(things[number].pictures("train" if novel else director.split))
+        center, edge = (world.size * pose.rng.uniform(0.4, 0.6), world.size * pose.rng.uniform(0.4, 0.6)), 0.5 * world.size
+        actor = pose.actor(things[number], center, edge * pose.rng.uniform(0.8, 1.2), None, picture)
+        said = rng.sample(names, 2) if world.ways == 2 else names
+        question = director.say(phrases.NAMED, a=", a ".join(said[:-1]), b=said[-1])
+        turns.append(Turn((ImagePart(pose.stage([actor])), TextPart(question)), names[number]))
+    truth = {"choices": tuple(names), "shots": len(order), "things": tuple(thing.name for thing in things)}
+    return Row(kind=kind, turns=tuple(turns), truth=truth)
