@@ -169,7 +169,9 @@ def test_beyond_the_trained_context_positions_are_the_equations(ntk: bool, log: 
         assert (length <= trained) == bool((found - plain[:length]).abs().max() <= 1e-5), length
     cache = decoder.new_cache(1, 40)
     parts = [decoder.logits(decoder(decoder.embed_tokens(ids[None, :15]), cache=cache))]
-    parts += [decoder.logits(decoder(decoder.embed_tokens(ids[None, at : at + 1]), cache=cache)) for at in range(15, 40)]
+    parts += [
+        decoder.logits(decoder(decoder.embed_tokens(ids[None, at : at + 1]), cache=cache)) for at in range(15, 40)
+    ]
     wanted = written_out(decoder, ids, trained, 15, ntk=ntk, log=log)
     assert (torch.cat(parts, 1)[0] - wanted).abs().max() <= 1e-5
 

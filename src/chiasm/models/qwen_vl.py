@@ -154,9 +154,7 @@ def tiny() -> tuple[QwenVLConfig, Processor]:
     config = QwenVLConfig(
         vision=tower(32, 8, 32, 2, 2, 64, 2),
         connector=GridResamplerConfig(input_dim=32, output_dim=48, grid=2, num_heads=4),
-        language=llama(
-            len(tokenizer), 48, 2, 4, 4, 96, context=2048, eps=1e-6, qkv_bias=True, rotary=stretched(512)
-        ),
+        language=llama(len(tokenizer), 48, 2, 4, 4, 96, context=2048, eps=1e-6, qkv_bias=True, rotary=stretched(512)),
         image_token_id=tokenizer.token_to_id("<imgpad>") or 0,
     )
     return config, processor(config, Parts(tokenizer, template=CHAT))

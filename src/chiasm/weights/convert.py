@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def convert(source: Path | str, out: Path | str, *, seconds: int = TIME_LIMIT) -
     """Turn a pickled checkpoint into a safetensors folder.
 
     Args:
-        source: a pickled file, or a folder that holds one (or shards with their index).
+        source: a pickled file, or a folder that holds one (or shards with their index); or MiniGPT-4's three files
+            with a folder of Vicuna beside them, which are put together (`weights.assembling`).
         out: the folder to write; must not hold weights yet. JSON, text and tokenizer files of a source folder
             are copied.
         seconds: processor time that one file may take.
@@ -58,16 +60,20 @@ def convert(source: Path | str, out: Path | str, *, seconds: int = TIME_LIMIT) -
         SourceError: no such file, or no pickle in the folder.
     """
     source, out = Path(source), Path(out)
-    files = _pickles(source)
     if any(out.glob("*.safetensors")):
         raise CheckpointError("out_exists", f"{out} already holds safetensors weights", hint="another --out folder")
+    language = _language_beside(source)
+    if language is not None:
+        from chiasm.weights.assembling import minigpt4  # builds models, which other conversions don't need
+
+        return minigpt4(source, language, out, seconds)
+    files = _pickles(source)
     with tempfile.TemporaryDirectory(prefix="chiasm-convert-") as scratch:
         state: dict[str, torch.Tensor] = {}
         skipped: dict[str, str] = {}
-        for number, file in enumerate(files):
-            target = Path(scratch) / f"{number}.safetensors"
-            skipped.update(_unpickle(file, target, seconds)["skipped"])
-            part = open_checkpoint(target)
+        for file in files:
+            part, left = unpickled(file, Path(scratch), seconds)
+            skipped.update(left)
             twice = sorted(set(part) & set(state))
             if twice:
                 raise CheckpointError("tensor_duplicate", f"{twice[0]} is in two files of {source}")
@@ -85,6 +91,26 @@ def convert(source: Path | str, out: Path | str, *, seconds: int = TIME_LIMIT) -
     names = tuple(file.name for file in files)
     made = (*(path.name for path in written), *described, *copied)
     return ConvertReport(names, count, size, skipped, made)
+
+
+def unpickled(file: Path, scratch: Path, seconds: int) -> tuple[Mapping[str, torch.Tensor], dict[str, str]]:
+    """The tensors of one pickled file, by way of `scratch`, and what in it is no tensor.
+
+    Raises:
+        CheckpointError: see `convert`.
+    """
+    target = scratch / f"{len(list(scratch.iterdir()))}.safetensors"
+    skipped = _unpickle(file, target, seconds)["skipped"]
+    return open_checkpoint(target), skipped
+
+
+def _language_beside(source: Path) -> Path | None:
+    """The one folder with a language model that lies beside several pickled files."""
+    if not source.is_dir() or (source / "config.json").is_file():
+        return None
+    folders = [path.parent for path in sorted(source.glob("*/config.json"))]
+    pickles = [path for path in source.iterdir() if path.suffix in PICKLES]
+    return folders[0] if len(folders) == 1 and len(pickles) > 1 else None
 
 
 def _describe(source: Path, out: Path, state: dict[str, torch.Tensor]) -> list[str]:

@@ -202,7 +202,10 @@ def _episode(director: Director, kind: str, posing: Callable[[Noun], Director]) 
     for number in (*order, asked):
         pose = posing(things[number])
         picture = pose.rng.choice(things[number].pictures("train" if novel else director.split))
-        center, edge = (world.size * pose.rng.uniform(0.4, 0.6), world.size * pose.rng.uniform(0.4, 0.6)), 0.5 * world.size
+        center, edge = (
+            (world.size * pose.rng.uniform(0.4, 0.6), world.size * pose.rng.uniform(0.4, 0.6)),
+            0.5 * world.size,
+        )
         actor = pose.actor(things[number], center, edge * pose.rng.uniform(0.8, 1.2), None, picture)
         said = rng.sample(names, 2) if world.ways == 2 else names
         question = director.say(phrases.NAMED, a=", a ".join(said[:-1]), b=said[-1])
