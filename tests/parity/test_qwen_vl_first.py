@@ -1,5 +1,5 @@
-"""Qwen-VL as published: every tensor's name, the tower and the MLP as the published code computes them, positions beyond
-the trained context as the equations have them, the tokenizer's ranks against a plain loop, a folder there and back."""
+"""Qwen-VL as published: every tensor's name, the tower and the MLP as the published code computes them, positions
+beyond the trained context by their equations, the tokenizer's ranks against a plain loop, a folder there and back."""
 
 from __future__ import annotations
 

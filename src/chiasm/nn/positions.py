@@ -114,7 +114,7 @@ class XPosConfig(RotaryConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogRotaryConfig(RotaryConfig):
-    """Rotary positions whose queries grow with the logarithm of their place (Bai et al. 2023, Qwen, §2.3, "LogN-Scaling").
+    """Rotary positions whose queries grow with the logarithm of their place (LogN scaling; Bai et al. 2023, §2.3).
 
     The n-th token's query is multiplied by ln n / ln context once n is beyond the context, so that attention over more
     tokens isn't spread thinner than in training.

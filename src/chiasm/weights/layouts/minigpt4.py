@@ -3,13 +3,13 @@
 | part | tensors | published as |
 |---|---|---|
 | the map | ``llama_proj.*`` | ``pretrained_minigpt4….pth`` |
-| BLIP-2's Q-Former, and the tower's last norm | ``query_tokens``, ``Qformer.bert.*``, ``ln_vision.*`` | ``blip2_pretrained_flant5xxl.pth`` |
+| BLIP-2's Q-Former | ``query_tokens``, ``Qformer.bert.*``, ``ln_vision.*`` | ``blip2_pretrained_flant5xxl.pth`` |
 | EVA's tower | ``patch_embed.*``, ``blocks.*``, … | ``eva_vit_g.pth`` |
 | Vicuna | LLaMA's own | a folder |
 
-Of the tower all layers but the last are read, and its queries and values have biases where keys have none; of the
-Q-Former nothing of its text side. Whatever else lies in the first three files isn't MiniGPT-4's. The whole is saved in
-this library's own layout.
+Of the tower all layers but the last are read (its last norm lies with the Q-Former); its queries and values have
+biases, keys none. Of the Q-Former nothing of its text side is read. Whatever else lies in the first three files isn't
+MiniGPT-4's. The whole is saved in this library's own layout.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ The tower stands inside the language model, ``transformer.visual.…``, queries,
 the resampler is torch's own attention; the language model fuses its three projections, and its MLP multiplies
 ``w1(x)`` by silu(``w2(x)``).
 
-Beyond ``seq_length`` rotary positions are stretched and queries grow (``use_dynamic_ntk``, ``use_logn_attn``). Departure:
-here they do so in training, too, and by each row's own length; published code does neither while it trains, and goes by
-the length of the padded batch.
+Beyond ``seq_length`` rotary positions are stretched and queries grow (``use_dynamic_ntk``, ``use_logn_attn``).
+Departure: here they do so in training, too, and by each row's own length; published code does neither while it trains,
+and goes by the length of the padded batch.
 """
 
 from __future__ import annotations
