@@ -244,7 +244,7 @@ class ViltAnswers(Vilt):
         pooled = []
         for index in range(self.images):
             one = slice(index, None, self.images)
-            given = {"features" if stored else "pixel_values": pictures[one]}
+            given: dict[str, Any] = {"features" if stored else "pixel_values": pictures[one]}
             part = replace(batch, plans=tuple(batch.plans[one]), **given)
             pooled.append(self.pool(self.states(part, modality=1 + index)[0]))
         return self.head(torch.cat(pooled, -1))

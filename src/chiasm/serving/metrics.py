@@ -51,9 +51,10 @@ class Metrics:
         held = GaugeMetricFamily("chiasm_cache_bytes", "Bytes of what is kept.", labels=used)
         for name, host in self.hosts.items():
             health = host.health()
-            for cache, counts in health.caches.items():
-                for family, count in zip((hits, misses, held), counts, strict=True):
-                    family.add_metric([name, cache], count)
+            for cache, (found, read, held_bytes) in health.caches.items():
+                hits.add_metric([name, cache], found)
+                misses.add_metric([name, cache], read)
+                held.add_metric([name, cache], held_bytes)
             restarts.add_metric([name], health.restarts)
             active.add_metric([name], health.active)
             queued.add_metric([name], health.waiting)
