@@ -197,8 +197,8 @@ class SplicedLM(nn.Module, ABC):
         state.positions = state.positions + 1
         return self.language.logits(hidden[:, -1])
 
-    def new_slots(self) -> SplicedSlots:
-        """An empty cache that running replies join and leave at any step."""
+    def new_slots(self) -> SplicedSlots | None:
+        """An empty cache that running replies join and leave at any step; None = replies of this module can't."""
         return SplicedSlots(self.language.new_slots())
 
     def memory_key(self, batch: Batch) -> int:

@@ -49,7 +49,7 @@ def vit_config(shapes: Mapping[str, Shape], prefix: str, *, norm_eps: float, hea
     )
 
 
-def layers_of(shapes: Mapping[str, Shape], prefix: str) -> int:
+def layers_of(shapes: Iterable[str], prefix: str) -> int:
     """How many numbered layers stand under a prefix."""
     return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in shapes if name.startswith(prefix))
 

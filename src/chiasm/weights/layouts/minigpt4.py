@@ -21,6 +21,7 @@ import torch
 from chiasm.connectors.qformer import QFormerConfig
 from chiasm.language.decoder import DecoderConfig
 from chiasm.models.minigpt4 import MiniGpt4Config
+from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts.authors import layers_of, vit_config, vit_rules
 from chiasm.weights.layouts.languages import language_rules
 from chiasm.weights.rules import Rename, Rule, Shape, Unsqueeze, prefixed
@@ -89,6 +90,7 @@ def config_of(shapes: Mapping[str, Shape], language: DecoderConfig, slot: int) -
 
 def table(config: MiniGpt4Config) -> Table:
     """The rules of all four parts."""
+    assert isinstance(config.vision, ViTConfig)
     tower = [rule for rule in vit_rules(config.vision) if "norm.{p}" not in rule.patterns("theirs")]
     return Table(
         (
