@@ -68,11 +68,12 @@ def solo(model: Model, wanted: Sequence[Request]) -> list[tuple[int, ...]]:
     return replies
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("family", [*SLOTTED, *ELSEWHERE])
-def test_company_changes_no_reply(family: str) -> None:
+def test_company_changes_no_reply(family: str, together: bool) -> None:
     model = tiny(family)
     wanted = requests(model)
-    scheduler = model.scheduler(4)
+    scheduler = model.scheduler(4, together=together)
     assert (scheduler.slotted is not None) == (family in SLOTTED)
     tickets = [scheduler.add(request) for request in wanted]
     scheduler.run()
@@ -106,7 +107,10 @@ def test_as_the_whole_prompt_read_at_once() -> None:
         LongScaling(short_factors=(1.0,) * 4, long_factors=(9.0,) * 4, original_context=50, attention_factor=1.0),
     ],
 )
-def test_positions_that_depend_on_the_prompts_length(scaling: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_positions_that_depend_on_the_prompts_length(
+    scaling: Any, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Parts, rows and kept beginnings turn as the whole prompt does, and go on so past the original context."""
     model = chiasm.new("llava", tiny=True)
     language: Any = model.module.language
@@ -116,7 +120,8 @@ def test_positions_that_depend_on_the_prompts_length(scaling: Any, monkeypatch: 
         rotary = replace(rotary, scaling=replace(scaling, short_factors=(1.0,) * half, long_factors=(9.0,) * half))
     monkeypatch.setattr(language, "config", replace(language.config, rotary=rotary))
     wanted = [Request(conversation=asked("why " * at, 0), max_new_tokens=24) for at in (1, 12, 30, 2)]
-    scheduler = Scheduler(model.module, model.processor, model.limits, chunk=7)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"chunk": 7, "together": together}
+    scheduler = Scheduler(model.module, model.processor, model.limits, **how)  # type: ignore[arg-type]
     tickets = [scheduler.add(request) for request in wanted]
     scheduler.run()
     lengths = [ticket.reply.usage.prompt_tokens for ticket in tickets]
@@ -139,11 +144,15 @@ def _expected() -> tuple[tuple[int, ...], ...]:
     leavers=st.dictionaries(st.integers(0, 7), st.integers(0, 6), max_size=3),
     rows=st.integers(1, 5),
     chunk=st.sampled_from([3, 16, 64]),
+    together=st.booleans(),
 )
-def test_any_schedule(arrivals: list[int], gaps: list[int], leavers: dict[int, int], rows: int, chunk: int) -> None:
+def test_any_schedule(
+    arrivals: list[int], gaps: list[int], leavers: dict[int, int], rows: int, chunk: int, together: bool
+) -> None:
     model = tiny("llava")
     wanted, expected = requests(model), _expected()
-    scheduler = Scheduler(model.module, model.processor, model.limits, rows=rows, chunk=chunk)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"rows": rows, "chunk": chunk, "together": together}
+    scheduler = Scheduler(model.module, model.processor, model.limits, **how)  # type: ignore[arg-type]
     tickets: dict[int, Ticket] = {}
     left = dict(leavers)
 
@@ -178,6 +187,26 @@ def test_one_poisoned_request_harms_none(family: str, monkeypatch: pytest.Monkey
     scheduler.run()
     assert isinstance(tickets.pop(7).result, chiasm.PictureError)
     assert [tuple(ticket.reply.token_ids) for ticket in tickets] == solo(model, good)
+
+
+def test_prompts_are_read_side_by_side_and_one_that_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llava")
+    wanted = requests(model)
+    expected, plain, sizes = solo(model, wanted), model.module.read_prompts, []  # type: ignore[operator]
+    scheduler = model.scheduler(8, together=True)
+    tickets = [scheduler.add(request) for request in wanted]
+    bad = len(model.processor([wanted[3].conversation]).input_ids[0])  # type: ignore[index]
+
+    def failing(prompts: Any, counts: Any) -> Any:
+        sizes.append(len(prompts))
+        if any(prompt.length == bad for prompt in prompts):
+            raise RuntimeError("out of memory")
+        return plain(prompts, counts)
+
+    monkeypatch.setattr(model.module, "read_prompts", failing)
+    scheduler.run()
+    assert isinstance(tickets.pop(3).result, RuntimeError) and max(sizes) > 2
+    assert [tuple(ticket.reply.token_ids) for ticket in tickets] == [e for at, e in enumerate(expected) if at != 3]
 
 
 def test_a_row_that_fails_in_the_middle_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,8 +91,8 @@ class Slotted(Generative, Protocol):
     ) -> OpenPrompt:
         """Lay one conversation's prompt out behind the kept parts of its beginning; pictures within may be None."""
 
-    def read_prompt(self, prompt: Any, count: int) -> torch.Tensor | None:
-        """Read `count` more tokens; (1, V) logits of the token after the prompt once all of it is read."""
+    def read_prompts(self, prompts: Sequence[Any], counts: Sequence[int]) -> list[torch.Tensor | None]:
+        """Read more tokens of prompts that are equally far; (1, V) logits of what follows each that is read whole."""
 
     def write(self, token_ids: torch.Tensor, slots: Any, start: int, *, apart: bool = False) -> torch.Tensor:
         """Take one more token (B,) for each of the rows from `start` on; (B, V) logits of the one after it.

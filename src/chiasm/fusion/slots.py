@@ -6,9 +6,11 @@ to another prompt that begins alike. Once read, it moves into a row, and one ste
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from chiasm.nn.cache import Cache, SlotCache, SlotStep
 
@@ -64,6 +66,29 @@ class SplicedPrompt:
     def keep(self, start: int) -> Part:
         """A copy of what is read from token `start` on."""
         return Part(*self.cache.kept(start))
+
+
+def next_tokens(
+    prompts: Sequence[SplicedPrompt], counts: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The next tokens of some prompts, side by side.
+
+    Args:
+        prompts: read equally far.
+        counts: tokens of each.
+
+    Returns:
+        (B, T, D) embeddings, (B, T) or (3, B, T) positions and (B, T) routes or None, padded on the right, where a
+        causal model's real tokens don't see the padding.
+    """
+    start, longest = prompts[0].read, max(counts)
+    parts = [
+        (prompt, slice(start, start + count), longest - count) for prompt, count in zip(prompts, counts, strict=True)
+    ]
+    embeds = torch.cat([F.pad(prompt.embeds[:, part], (0, 0, 0, rest)) for prompt, part, rest in parts])
+    positions = torch.cat([F.pad(prompt.positions[..., part], (0, rest)) for prompt, part, rest in parts], -2)
+    routes = [F.pad(prompt.route[:, part], (0, rest)) for prompt, part, rest in parts if prompt.route is not None]
+    return embeds, positions, torch.cat(routes) if routes else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from torch import nn
 from chiasm.core.batch import Batch, ImageSpan
 from chiasm.core.errors import PromptError
 from chiasm.core.plan import ImagePlan
-from chiasm.fusion.slots import Part, SplicedPrompt, SplicedSlots
+from chiasm.fusion.slots import Part, SplicedPrompt, SplicedSlots, next_tokens
 from chiasm.language.decoder import Decoder
 from chiasm.nn.cache import Cache
 from chiasm.nn.masks import packed_mask, real_tokens, slot_mask
@@ -236,15 +236,29 @@ class SplicedLM(nn.Module, ABC):
             cache.resume(part.keys, part.values)
         return SplicedPrompt(embeds, positions, self.route(batch), cache)
 
-    def read_prompt(self, prompt: SplicedPrompt, count: int) -> torch.Tensor | None:
-        """Read the next `count` tokens of a prompt; (1, V) logits of the token after it once it is read, else None."""
-        start = prompt.cache.length
-        part = slice(start, start + count)
-        route = None if prompt.route is None else prompt.route[:, part]
-        hidden = self.language(
-            prompt.embeds[:, part], positions=prompt.positions[..., part], cache=prompt.cache, route=route
-        )
-        return self.language.logits(hidden[:, -1]) if prompt.cache.length == prompt.length else None
+    def read_prompts(self, prompts: Sequence[SplicedPrompt], counts: Sequence[int]) -> list[torch.Tensor | None]:
+        """Read the next tokens of some prompts side by side.
+
+        Args:
+            prompts: read equally far.
+            counts: tokens of each.
+
+        Returns:
+            (1, V) logits of the token after each prompt that is now read whole, else None.
+        """
+        start, alone = prompts[0].read, len(prompts) == 1
+        cache = prompts[0].cache if alone else self.language.new_cache(len(prompts), start + max(counts))
+        if not alone:
+            cache.join([prompt.cache for prompt in prompts])
+        embeds, positions, route = next_tokens(prompts, counts)
+        hidden = self.language(embeds, positions=positions, cache=cache, route=route)
+        for row, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
+            if not alone:
+                prompt.cache.resume(*cache.part(row, start, start + count))
+        return [
+            self.language.logits(hidden[row : row + 1, count - 1]) if prompt.read == prompt.length else None
+            for row, (prompt, count) in enumerate(zip(prompts, counts, strict=True))
+        ]
 
     def write(self, token_ids: torch.Tensor, slots: SplicedSlots, start: int, *, apart: bool = False) -> torch.Tensor:
         """One more token for some of the running replies.

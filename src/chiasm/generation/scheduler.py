@@ -51,6 +51,8 @@ class Scheduler:
         keeping: what is kept between requests.
         chunk: tokens of a prompt read at once; None = what suits the device.
         workers: where prompts are prepared, so that a large picture holds nobody up; None = here.
+        together: prompts are read side by side, and all that are there before the next token is written: sooner done
+            with all of them, later with the first; not together with `deterministic`.
     """
 
     def __init__(
@@ -64,9 +66,11 @@ class Scheduler:
         keeping: Keeping | None = None,
         chunk: int | None = None,
         workers: Executor | None = None,
+        together: bool = False,
     ) -> None:
+        assert not (deterministic and together)
         self.module, self.processor, self.rows, self.deterministic = module, processor, rows, deterministic
-        self._limits, self._workers = limits, workers
+        self._limits, self._workers, self._together = limits, workers, together
         self._openings: list[Opening] = []
         self._device = next(module.parameters()).device  # type: ignore[attr-defined]
         self._waiting: deque[tuple[Request, Ticket]] = deque()
@@ -159,7 +163,9 @@ class Scheduler:
             self.step()
 
     def _read(self, run: SlotRun) -> None:
-        """Units of prompts, for about as long as the last token took; one at least."""
+        """All prompts, or units of them for about as long as the last token took; one at least."""
+        while self._together and run.prompts:
+            run.read_together()
         deadline = time.perf_counter() + self._seconds
         while run.prompts:
             run.read()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import takewhile
 from typing import Any
 
@@ -25,7 +26,32 @@ from chiasm.generation.exactness import company_needed
 from chiasm.generation.requests import Ticket
 from chiasm.generation.store import Store
 
-Reading = Generator[None, None, tuple[OpenPrompt, torch.Tensor]]
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The next part of a prompt, all before it being read: so many tokens."""
+
+    prompt: OpenPrompt
+    count: int
+
+
+class Pause(Enum):
+    """Why a prompt has no part due: something else is to be done, or another that begins alike is being read."""
+
+    WORK = "work"
+    WAITING = "waiting"
+
+
+Reading = Generator[Due | Pause, torch.Tensor | None, tuple[OpenPrompt, torch.Tensor]]
+
+
+@dataclass(slots=True, eq=False)
+class Coming:
+    """A request whose prompt is being read, and what comes next."""
+
+    ticket: Ticket
+    reading: Reading
+    due: Due | Pause = Pause.WORK
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +84,7 @@ class SlotRun:
         self.pictures: Store[torch.Tensor] = Store(keeping.picture_bytes)
         self.beginnings: Store[Kept] = Store(keeping.beginning_bytes)
         self.tickets: list[Ticket] = []  # one a row
-        self.prompts: list[tuple[Ticket, Reading]] = []
+        self.prompts: list[Coming] = []
         self.prompt_tokens_read = 0
         self._logits: list[torch.Tensor] = []  # one (1, V) a row, of the token that is to be drawn
         self._making: set[bytes] = set()
@@ -77,26 +103,65 @@ class SlotRun:
             ticket: its reply.
             prepare: gives the batch of its one prompt.
         """
-        self.prompts.append((ticket, self._read(ticket, prepare)))
+        self.prompts.append(Coming(ticket, self._read(ticket, prepare)))
 
     def read(self) -> None:
         """One unit of one prompt; prompts take turns."""
         self._turn = (self._turn + 1) % len(self.prompts)
-        ticket, reading = self.prompts[self._turn]
+        coming = self.prompts[self._turn]
+        if isinstance(coming.due, Due) and not coming.ticket.over:
+            self._parts([(coming, coming.due)])
+        else:
+            self._go_on(coming, None)
+
+    def read_together(self) -> None:
+        """One part of as many prompts as are equally far, and whatever else they need before it.
+
+        Few long products instead of many short ones: for when nobody waits for the first reply.
+        """
+        for coming in list(self.prompts):
+            if not isinstance(coming.due, Due):
+                self._go_on(coming, None)
+            while coming.due is Pause.WORK and coming in self.prompts:
+                self._go_on(coming, None)
+        ready = [(coming, coming.due) for coming in self.prompts if isinstance(coming.due, Due)]
+        least = min((due.prompt.read for _, due in ready), default=0)
+        self._parts([(coming, due) for coming, due in ready if due.prompt.read == least])
+
+    def _parts(self, group: Sequence[tuple[Coming, Due]]) -> None:
+        """Read the parts that are due."""
+        if not group:
+            return
+        dues = [due for _, due in group]
+        found: list[torch.Tensor | None] = [None]
         try:
-            if ticket.over:
-                reading.close()
+            found = self.module.read_prompts([due.prompt for due in dues], [due.count for due in dues])
+        except Exception as error:
+            if len(group) > 1:  # one of them is at fault: the others must not pay for it
+                for each in group:
+                    self._parts([each])
+                return
+            group[0][0].ticket.fail(error)
+        for (coming, due), logits in zip(group, found, strict=True):
+            self.prompt_tokens_read += due.count
+            self._go_on(coming, logits)
+
+    def _go_on(self, coming: Coming, logits: torch.Tensor | None) -> None:
+        """The next unit, up to the next part; a prompt that is read becomes a row."""
+        try:
+            if coming.ticket.over:
+                coming.reading.close()
             else:
-                next(reading)
+                coming.due = coming.reading.send(logits)
                 return
         except StopIteration as end:
-            prompt, logits = end.value
+            prompt, last = end.value
             self.slots.admit(prompt)
-            self.tickets.append(ticket)
-            self._logits.append(logits)
+            self.tickets.append(coming.ticket)
+            self._logits.append(last)
         except Exception as error:
-            ticket.fail(error)
-        del self.prompts[self._turn]
+            coming.ticket.fail(error)
+        self.prompts.remove(coming)
 
     def write(self) -> None:
         """One more token for every running reply; those that are over leave."""
@@ -151,16 +216,16 @@ class SlotRun:
         return self.module.write(torch.tensor(ids, device=device), self.slots, start, apart=self.apart)
 
     def _read(self, ticket: Ticket, prepare: Callable[[], Batch]) -> Reading:
-        """Read a prompt, a unit between two yields."""
+        """Read a prompt, a unit between two yields; the parts that are due are read by who takes them."""
         batch = prepare()
         ticket.begin(batch, 0)
-        yield
+        yield Pause.WORK
         keys = picture_keys(self.module, batch)
         assert batch.input_ids is not None
         ends = part_ends(batch.spans, batch.input_ids.shape[1], self.chunk)
         marks = part_keys(self.module, batch, keys, ends)
         while any(key in self._making for key in marks.values()):
-            yield  # somebody else is reading the same beginning
+            yield Pause.WAITING  # somebody else is reading the same beginning
         kept = self._kept(marks)
         stop = sum(part.length for part in kept)
         mine = [key for end, key in marks.items() if end > stop]
@@ -172,18 +237,16 @@ class SlotRun:
                     pictures.append(None)
                     continue
                 pictures.append(self._picture(batch, number, keys[number]))
-                yield
+                yield Pause.WORK
             prompt = self.module.open_prompt(_moved(batch, self._device), pictures, kept)
             logits = None
             for end in ends[len(kept) :]:
                 start = prompt.read
-                self.prompt_tokens_read += end - start
-                logits = self.module.read_prompt(prompt, end - start)
+                logits = yield Due(prompt, end - start)
                 if end in marks:
                     part = prompt.keep(start)
                     self.beginnings.put(marks[end], part, part.nbytes)
                     self._making.discard(marks[end])
-                    yield
             assert logits is not None
             return prompt, logits
         finally:

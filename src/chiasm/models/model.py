@@ -273,7 +273,7 @@ class Model:
         ]
         if num_beams > 1:
             return self._beams(module, requests, batch_size)
-        return answer(self.scheduler(batch_size), requests)
+        return answer(self.scheduler(batch_size, together=True), requests)
 
     def stream(
         self,
@@ -306,6 +306,7 @@ class Model:
         deterministic: bool = False,
         keeping: Keeping | None = None,
         workers: Executor | None = None,
+        together: bool = False,
     ) -> Scheduler:
         """What answers requests to this model side by side.
 
@@ -314,10 +315,11 @@ class Model:
             deterministic: a reply doesn't depend on what else is asked.
             keeping: what is kept between requests; None = the usual.
             workers: threads in which prompts are prepared; None = the caller's.
+            together: read prompts side by side, for a caller who waits for all replies.
         """
         module, processor = self._generative("generate")
         how: dict[str, Any] = {"deterministic": deterministic, "keeping": keeping, "workers": workers}
-        return Scheduler(module, processor, self.limits, rows=rows, **how)
+        return Scheduler(module, processor, self.limits, rows=rows, together=together, **how)
 
     @torch.inference_mode()
     def score(self, conversations: Any, answers: str | Sequence[str]) -> list[Score]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -65,13 +67,25 @@ class Cache:
         if self.prompts is not None and len(self.prompts) > 1:  # a single one is every row's
             self.prompts = self.prompts.index_select(0, rows)
 
+    def join(self, others: Sequence[Cache]) -> None:
+        """Begin every sequence where the one of each of `others` is; those are equally long."""
+        self.length = others[0].length
+        for row, other in enumerate(others):
+            self.keys[:, row, :, : self.length], self.values[:, row, :, : self.length] = other.part(0, 0, self.length)
+        lengths = [other.prompts for other in others if other.prompts is not None]
+        self.prompts = torch.cat(lengths) if lengths else None
+
+    def part(self, row: int, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One sequence's positions [start, stop), two views (L, K, P, C)."""
+        return self.keys[:, row, :, start:stop], self.values[:, row, :, start:stop]
+
     def kept(self, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies of the one sequence's positions from `start` on, two tensors (L, K, P, C), for `resume`."""
-        part = slice(start, self.length)
-        return self.keys[:, 0, :, part].clone(), self.values[:, 0, :, part].clone()
+        keys, values = self.part(0, start, self.length)
+        return keys.clone(), values.clone()
 
     def resume(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Go on with the one sequence by positions that `kept` gave, in place of reading them."""
+        """Go on with the one sequence by positions that `kept` or `part` gave, in place of reading them."""
         part = slice(self.length, self.length + keys.shape[2])
         self.keys[:, 0, :, part], self.values[:, 0, :, part] = keys, values
         self.length = part.stop
