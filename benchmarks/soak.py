@@ -1,6 +1,6 @@
 """`make soak`: a running `chiasm serve` under hostile pictures, addresses, strings and loads; one line a figure.
 
-    python benchmarks/soak.py [STAGE ...] [--minutes 30] [--scale 1.0] [--out FILE]
+    python benchmarks/soak.py [STAGE ...] [--minutes 30] [--pause 0] [--scale 1.0] [--out FILE]
 
 Stages: pictures, addresses, strings, schema, overload, disconnects, slow, poison, kill, soak; all of them by default.
 They share one server on the loopback device, with random miniatures; `--scale` shortens counts and times.
@@ -52,6 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join([*STAGES, "soak"]))
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds that a client of the soak rests")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -64,7 +65,7 @@ def main() -> int:
 
 def _stage(server: Served, name: str, given: argparse.Namespace) -> bool:
     start = time.monotonic()
-    figures = loads.soak(server, given.minutes) if name == "soak" else STAGES[name](server, given.scale)
+    figures = loads.soak(server, given.minutes, given.pause) if name == "soak" else STAGES[name](server, given.scale)
     leaks = server.leaks()
     line = {"stage": name, **figures, **leaks, "seconds": round(time.monotonic() - start, 1)}
     line["ok"] = bool(line["ok"]) and not leaks

@@ -157,8 +157,8 @@ def kill(server: Served, scale: float) -> dict[str, Any]:
     return {**figures, "code": code, "ok": good and status == 503 and failed <= 2 and unwell <= 1}
 
 
-def soak(server: Served, minutes: float) -> dict[str, Any]:
-    """Good and hostile requests for a while: memory must not climb."""
+def soak(server: Served, minutes: float, pause: float) -> dict[str, Any]:
+    """Good and hostile requests for a while: memory must not climb. A client rests `pause` seconds between two."""
     chance, files = random.Random(9), attacks.originals(random.Random(9))
     told, lock, points = Counter[int](), threading.Lock(), list[tuple[float, float]]()
     start = time.monotonic()
@@ -181,6 +181,7 @@ def soak(server: Served, minutes: float) -> dict[str, Any]:
             status, _, _ = server.ask(path, body)
             with lock:
                 told[status] += 1
+            time.sleep(pause)
 
     with ThreadPoolExecutor(6) as pool:
         running = [pool.submit(client, number) for number in range(6)]
