@@ -50,11 +50,12 @@ def test_language_model_alone_unless_all_is_asked(tmp_path: Path) -> None:
     assert isinstance(towers.module.vision_proj, Int8Linear)
 
 
-def test_tied_output_layer_gets_its_own_numbers() -> None:
+@pytest.mark.parametrize("how", ["int8", "int4"])
+def test_tied_output_layer_gets_its_own_eight_bits(how: str) -> None:
     model = chiasm.new("nano", tiny=True)
     assert model.config.language.tie_embeddings
     table = model.module.language.embed_tokens.weight.clone()
-    quantize(model.module, "int8")
+    quantize(model.module, how)
     assert isinstance(model.module.language.lm_head, Int8Linear)
     assert torch.equal(model.module.language.embed_tokens.weight, table)
 

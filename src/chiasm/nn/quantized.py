@@ -4,6 +4,10 @@ Eight bits: a row of the matrix is w ≈ s·c with c in −127…127 (one s an o
 products the input is rounded to 8 bits, too, each token by its own largest number (as in Dettmers et al. 2022,
 "LLM.int8()", §2.1, vector-wise), so that what a token gives never depends on its neighbours in the batch.
 Four bits: every 32 numbers of a row are w ≈ s·(c − 8) + z with c in 0…15, s and z in bfloat16; inputs are bfloat16.
+What rounding takes away is noise, except where it isn't: a model tuned by a low-rank update from weights that were
+rounded to four bits before falls back on them, and loses the update whole. So directions of the error that noise
+wouldn't have are kept beside the codes, as a product of two thin matrices (as in Yao et al. 2023, "ZeroQuant-V2", §5,
+low-rank compensation; there of a fixed rank).
 
 Elsewhere (a GPU, a processor without these kernels) the weights are turned back to numbers for each product: slower,
 the same memory saved. Gradients reach the input only where that is so; nothing here can be trained.
@@ -20,6 +24,8 @@ import torch.nn.functional as F
 from torch import nn
 
 GROUP = 32  # numbers that share a scale in four bits; the smallest that the kernel takes, so the most exact
+MOST_DIRECTIONS = 32  # of the error in four bits that are kept
+_BEYOND_NOISE = 1.5  # times the largest singular value that noise of the error's size has
 
 
 class QuantizedLinear(nn.Module, ABC):
@@ -113,10 +119,15 @@ class Int4Linear(QuantizedLinear):
 
     packed: torch.Tensor
     scales: torch.Tensor
+    left: torch.Tensor
+    right: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__(weight, bias)
         codes, scales = int4_codes(weight)
+        left, right = directions(weight.detach().float() - int4_numbers(codes, scales))
+        self.register_buffer("left", left)  # (N, R)
+        self.register_buffer("right", right)  # (R, K)
         self.fits = fits_int4(weight) and weight.device.type == "cpu"
         if self.fits:
             packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
@@ -133,7 +144,8 @@ class Int4Linear(QuantizedLinear):
     @property
     def nbytes(self) -> int:
         """Bytes that the matrix takes."""
-        return self.out_features * self.in_features // 2 + 2 * self.scales.numel()
+        beside = self.left.nbytes + self.right.nbytes
+        return self.out_features * self.in_features // 2 + 2 * self.scales.numel() + beside
 
     def rounded(self) -> torch.Tensor:
         """(N, K) float32."""
@@ -145,14 +157,16 @@ class Int4Linear(QuantizedLinear):
             codes = codes.t().to(self.scales.device).int() + 8
         else:
             codes = torch.stack((self.packed & 15, self.packed >> 4), -1).flatten(1)
-        grouped = codes.unflatten(1, (-1, GROUP)).float() - 8  # (N, K / GROUP, GROUP)
-        scale, zero = self.scales.float().transpose(0, 1).unbind(-1)  # (N, K / GROUP)
-        return (grouped * scale[..., None] + zero[..., None]).flatten(1)
+        return torch.addmm(int4_numbers(codes, self.scales), self.left, self.right)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """(M, K) → (M, N)."""
         narrow = rows.to(torch.bfloat16).contiguous()
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(narrow, self.packed, GROUP, self.scales)
+        out = torch.ops.aten._weight_int4pack_mm_for_cpu(narrow, self.packed, GROUP, self.scales)
+        if not len(self.right):
+            return out
+        wide = rows.to(self.right.dtype)
+        return torch.addmm(out.to(wide.dtype), wide @ self.right.t(), self.left.t())
 
 
 def int8_codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,13 +177,55 @@ def int8_codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def int4_codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, K) → codes 0…15 (N, K), int32, and bfloat16 scales and zeros (K / GROUP, N, 2), from each group's ends."""
+    """(N, K) → codes 0…15 (N, K), int32, and bfloat16 scales and zeros (K / GROUP, N, 2).
+
+    A group's codes are first spread between its ends; then scale and zero are fitted to them by least squares, and the
+    numbers rounded again.
+    """
     groups = weight.detach().float().unflatten(1, (-1, GROUP))  # (N, K / GROUP, GROUP)
-    low, high = groups.amin(-1), groups.amax(-1)
-    scale = ((high - low) / 15).clamp(min=1e-30).bfloat16()
-    zero = (low + 8 * scale.float()).bfloat16()
-    codes = ((groups - zero.float()[..., None]) / scale.float()[..., None] + 8).round().clamp(0, 15).int()
-    return codes.flatten(1), torch.stack((scale, zero), -1).transpose(0, 1).contiguous()
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    scale = ((high - low) / 15).clamp(min=1e-30)
+    codes = _nearest(groups, scale, low + 8 * scale)
+    middle, mean = codes.mean(-1, keepdim=True), groups.mean(-1, keepdim=True)
+    spread = (codes - middle).square().sum(-1, keepdim=True)
+    fitted = ((codes - middle) * (groups - mean)).sum(-1, keepdim=True) / spread
+    scale = torch.where(spread > 0, fitted, scale).bfloat16()
+    zero = (mean - scale.float() * middle).bfloat16()
+    codes = _nearest(groups, scale.float(), zero.float()).int() + 8
+    return codes.flatten(1), torch.cat((scale, zero), -1).transpose(0, 1).contiguous()
+
+
+def int4_numbers(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Codes and scales as of `int4_codes` → the (N, K) float32 numbers that they stand for."""
+    scale, zero = scales.float().transpose(0, 1).unbind(-1)  # (N, K / GROUP)
+    grouped = codes.unflatten(1, (-1, GROUP)).float() - 8  # (N, K / GROUP, GROUP)
+    return (grouped * scale[..., None] + zero[..., None]).flatten(1)
+
+
+def directions(error: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What of an error isn't noise.
+
+    Args:
+        error: (N, K); its rows may differ in size.
+
+    Returns:
+        (N, R) and (R, K), whose product holds the singular directions, of rows made alike in size, that stand out of
+        noise: beyond √N + √K (Bai and Yin 1993). R may be 0.
+    """
+    rows, columns = error.shape
+    sizes = error.square().mean(1, keepdim=True).sqrt().clamp(min=1e-30)  # (N, 1)
+    alike, count = error / sizes, min(MOST_DIRECTIONS + 8, rows, columns)
+    probe = torch.randn(columns, count, generator=torch.Generator().manual_seed(0)).to(error.device)
+    for _ in range(2):  # subspace iteration (Halko et al. 2011, algorithm 4.4)
+        basis = torch.linalg.qr(alike @ probe).Q  # (N, R)
+        probe = alike.t() @ basis
+    left, values, right = torch.linalg.svd(probe.t(), full_matrices=False)
+    kept = int((values[:MOST_DIRECTIONS] > _BEYOND_NOISE * (rows**0.5 + columns**0.5)).sum())
+    return (sizes * (basis @ left[:, :kept]) * values[:kept]).contiguous(), right[:kept].contiguous()
+
+
+def _nearest(groups: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    return ((groups - zero) / scale).round().clamp(-8, 7)
 
 
 def fits_int4(weight: torch.Tensor) -> bool:

@@ -2,7 +2,8 @@
 
 The language model only, unless ``:all`` asks for everything: a vision tower is a small part of a model that writes, and
 its errors reach every token. Models without a language model that writes have nothing but towers, and all is quantized.
-Embeddings, norms, convolutions, routers and mixtures' experts stay as they are.
+Embeddings, norms, convolutions, routers and mixtures' experts stay as they are. An output layer has 8 bits even where
+the others have 4: it alone decides between words that are nearly as probable.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import nn
 from chiasm.core.errors import ConfigError
 from chiasm.language.decoder import Decoder
 from chiasm.language.encoder_decoder import EncoderDecoder
-from chiasm.nn.quantizing import Quantizer, eight_bits, four_bits, quantize_layers
+from chiasm.nn.quantizing import LEAST, Quantizer, eight_bits, four_bits, quantize_layers
 
 KINDS: dict[str, Quantizer] = {"int8": eight_bits, "int4": four_bits}
 
@@ -44,11 +45,23 @@ def quantize(module: nn.Module, how: str) -> None:
     language = getattr(module, "language", None)
     writes = isinstance(language, (Decoder, EncoderDecoder))
     parts = [part for part in (language, getattr(module, "gates", None)) if part is not None]
-    count = sum(quantize_layers(part, KINDS[kind]) for part in (parts if writes and not scope else [module]))
-    for part in module.modules():
-        if isinstance(part, (Decoder, EncoderDecoder)) and part.lm_head is None:
-            # a tied output layer gets numbers of its own: rows are still looked up in the embedding, unrounded
-            part.lm_head = KINDS[kind](part.embed_tokens.weight, None)
-            count += 1
+    chosen = parts if writes and not scope else [module]
+    count = sum(
+        _quantize_output(part) for part in list(module.modules()) if isinstance(part, (Decoder, EncoderDecoder))
+    )
+    count += sum(quantize_layers(part, KINDS[kind]) for part in chosen)
     if not count:
         raise ConfigError("quantize_nothing", f"quantize={how!r}: this model has 0 linear layers to quantize")
+
+
+def _quantize_output(language: Decoder | EncoderDecoder) -> int:
+    """How many output layers it has that are quantized now."""
+    head = language.lm_head
+    if head is None:
+        # a tied output layer gets numbers of its own: rows are still looked up in the embedding, unrounded
+        language.lm_head = eight_bits(language.embed_tokens.weight, None)
+    elif type(head) is nn.Linear and min(head.weight.shape) >= LEAST:
+        language.lm_head = eight_bits(head.weight, head.bias)
+    else:
+        return 0
+    return 1
