@@ -20,13 +20,7 @@ check: $(VENV)/.stamp-test .reference/.stamp
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.stamp-test
-	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/inference.py --runs 3 --record docs/performance.json
-	$(BIN)/python benchmarks/drawing.py docs/performance.json docs/performance.svg
-	$(BIN)/python benchmarks/towers.py
-	$(BIN)/python benchmarks/quantized.py --count 20
-	$(BIN)/python benchmarks/serving.py --only mixed --requests 24
-	$(BIN)/python benchmarks/serving.py --only questions
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 soak: $(VENV)/.stamp-test
 	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
