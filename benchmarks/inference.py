@@ -184,9 +184,11 @@ def quantized_rows(runs: int) -> dict[str, Any]:
 
 
 def record(path: Path, rows: dict[str, Any]) -> None:
-    """Replace rows of a JSON file, and keep its others."""
-    kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
-    path.write_text(json.dumps({"rows": kept | rows}, indent=1) + "\n", encoding="utf-8")
+    """Replace rows of a JSON file, and keep its others unless another kind of processor measured them."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    processor = torch.backends.cpu.get_cpu_capability()
+    rows = (kept["rows"] if kept.get("processor") == processor else {}) | rows
+    path.write_text(json.dumps({"processor": processor, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from chiasm.nn.rotary_scaling import DynamicScaling, LongScaling
 
 # plain, three positions a token, routed weights, latent attention with experts, ALiBi, a picture in two sizes
 SLOTTED = ("llava", "qwen2_vl", "cogvlm", "xcomposer", "kimi_vl", "llava_next", "instructblip")
-ELSEWHERE = ("flamingo", "blip", "coca")
+ELSEWHERE = ("flamingo", "idefics", "blip", "coca")
 
 
 @cache
