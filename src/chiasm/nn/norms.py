@@ -1,6 +1,7 @@
 """Normalisation layers: torch's LayerNorm, and RMSNorm computed as LLaMA checkpoints expect.
 
-`RMSNorm` (Zhang & Sennrich 2019, eq. 4) normalises in float32 and scales in the weight's type.
+`RMSNorm` (Zhang & Sennrich 2019, eq. 4) normalises in float32 and scales in the weight's type. On a processor torch
+makes ten small operations of it, which for a single token take as long as half a matrix product: it has a way of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ class RMSNorm(nn.Module):
             (..., D), in x's type.
         """
         if x.dtype == torch.float32:
+            if x.numel() == len(self.weight) and x.device.type == "cpu" and not torch.is_grad_enabled():
+                row = x.reshape(-1)
+                return x * self.weight * (float(row.dot(row)) / len(row) + self.eps) ** -0.5
             return nn.functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
         # half precision: the reference rounds to x's type before it scales
         return self.weight * nn.functional.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype)
