@@ -1,5 +1,7 @@
 """A classifier's cells as a tower of patches: both scales where they belong, normalised, each with its place."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,29 @@ def test_a_cell_holds_its_own_part_of_both_maps() -> None:
             cell = torch.cat((*block, coarse[0, :, row, column]))
             wanted = F.layer_norm(cell, cell.shape) + places[3 * row + column]
             assert torch.allclose(found[0, 3 * row + column], wanted, atol=1e-5)
+
+
+def test_tiles_are_seen_alone_and_neighbours_merged_where_they_lie() -> None:
+    torch.manual_seed(1)
+    network = replace(TINY.network, image_size=128)
+    whole = CellTowerConfig(network=network).build().eval()
+    tiled = CellTowerConfig(network=network, tile=64, merge=2).build().eval()
+    tiled.load_state_dict(whole.state_dict())
+    pixels = torch.randn(2, 3, 128, 128)
+    with torch.no_grad():
+        found = tiled.features(pixels) - sincos_grid(2, tiled.config.hidden_dim)
+        assert found.shape == (2, 4, 4 * network.cell_dim) and tiled.config.grid == 2
+        for number in range(4):  # a tile of 64 pixels is one feature of 2×2 cells
+            row, column = divmod(number, 2)
+            tile = pixels[:, :, 64 * row : 64 * row + 64, 64 * column : 64 * column + 64]
+            wanted = whole.network.cells(tile).flatten(1)
+            assert torch.allclose(found[:, number], F.layer_norm(wanted, wanted.shape[1:]), atol=1e-5)
+        merged = CellTowerConfig(network=network, merge=2).build().eval()
+        merged.load_state_dict(whole.state_dict())
+        cells = whole.network.cells(pixels)
+        found = merged.features(pixels) - sincos_grid(2, merged.config.hidden_dim)
+        wanted = cells[:, [2, 3, 6, 7]].flatten(1)  # the top right quarter of a grid of four by four
+        assert torch.allclose(found[:, 1], F.layer_norm(wanted, wanted.shape[1:]), atol=1e-5)
 
 
 def test_a_place_tells_its_column_and_its_row() -> None:

@@ -49,9 +49,8 @@ class Joined(ModelConfig):
         from chiasm.recipes.bridges import connector_by_name
         from chiasm.recipes.running.building import assemble, speaking
         from chiasm.vision.patches import FinalStates
-        from chiasm.weights.frozen import cell_tower
 
-        vision, (language, tokenizer, template) = cell_tower(self.tower), speaking(self.language)
+        vision, (language, tokenizer, template) = self.sight(), speaking(self.language)
         width, output = vision.config.hidden_dim, language.config.hidden_dim
         name = "resampler" if family == "flamingo" else self.connector
         connector = connector_by_name(name, width, output, self.tokens, self.inner)
@@ -71,6 +70,12 @@ class Joined(ModelConfig):
         )
         parts = _parts(tokenizer, vision, template)
         return assemble(family, config, parts, seed=seed, frozen={"vision": vision, "language": language})
+
+    def sight(self) -> CellTower:
+        """The frozen tower."""
+        from chiasm.weights.frozen import cell_tower
+
+        return cell_tower(self.tower)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

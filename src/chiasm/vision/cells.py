@@ -1,7 +1,8 @@
 """A convolutional classifier as a tower of patches: an EfficientNet's cells, in place of a ViT's final states.
 
 Features are normalised as a ViT's last norm would, and carry fixed positions, because a convolution says what is in a
-cell and not which cell it is.
+cell and not which cell it is. Large pictures are seen whole or in tiles, and neighbouring cells can be one feature, so
+that a number of visual tokens is a choice apart from the number of pixels.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from chiasm.nn.positions import sincos_grid
@@ -22,9 +24,13 @@ class CellTowerConfig:
 
     Attributes:
         network: the classifier, without its head; its `image_size` is a multiple of `CELL`.
+        tile: pixels of a tile's side, which is seen by itself; None = the picture is seen whole.
+        merge: cells along one side of a feature; they stand side by side in it.
     """
 
     network: EfficientNetConfig
+    tile: int | None = None
+    merge: int = 1
 
     @property
     def image_size(self) -> int:
@@ -33,13 +39,13 @@ class CellTowerConfig:
 
     @property
     def grid(self) -> int:
-        """Cells of a side."""
-        return self.network.image_size // CELL
+        """Features of a side."""
+        return self.network.image_size // (CELL * self.merge)
 
     @property
     def hidden_dim(self) -> int:
-        """D of a cell's features."""
-        return self.network.cell_dim
+        """D of a feature."""
+        return self.network.cell_dim * self.merge**2
 
     @property
     def output_dim(self) -> int:
@@ -75,8 +81,15 @@ class CellTower(nn.Module):
         return self
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, h, w) pixels → (B, P, D): each cell normalised to mean 0 and variance 1, with its position added."""
-        cells = F.layer_norm(self.network.cells(pixels), (self.config.hidden_dim,))
+        """(B, 3, h, w) pixels → (B, P, D): each feature normalised to mean 0 and variance 1, its position added."""
+        side, merge = self.config.tile or self.config.image_size, self.config.merge
+        rows, columns = pixels.shape[-2] // side, pixels.shape[-1] // side
+        tiles = rearrange(pixels, "b c (y h) (x w) -> (b y x) c h w", y=rows, x=columns)
+        grid = rearrange(
+            self.network.cells(tiles), "(b y x) (p q) d -> b (y p) (x q) d", y=rows, x=columns, p=side // CELL
+        )
+        cells = rearrange(grid, "b (y m) (x n) d -> b (y x) (m n d)", m=merge, n=merge)
+        cells = F.layer_norm(cells, (self.config.hidden_dim,))
         places = sincos_grid(round(cells.shape[1] ** 0.5), self.config.hidden_dim)
         return cells + places.to(cells)
 

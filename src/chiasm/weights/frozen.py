@@ -45,17 +45,20 @@ def efficientnet_lite(name: str) -> EfficientNet:
     return module.eval().requires_grad_(False)
 
 
-def cell_tower(name: str) -> CellTower:
+def cell_tower(name: str, side: int | None = None, *, tile: int | None = None, merge: int = 1) -> CellTower:
     """An ImageNet classifier's two coarsest scales as a tower of patches, float32, nothing in it trainable.
 
     Args:
         name: see `efficientnet_lite`.
+        side: pixels of a picture's side; None = what the weights were trained at.
+        tile, merge: see `CellTowerConfig`.
 
     Raises:
         SourceError, CheckpointError: see `efficientnet_lite`.
     """
     classifier = efficientnet_lite(name)
-    tower = build_on_meta(CellTowerConfig(network=replace(classifier.config, head=False)))
+    network = replace(classifier.config, head=False, image_size=side or classifier.config.image_size)
+    tower = build_on_meta(CellTowerConfig(network=network, tile=tile, merge=merge))
     state = {f"network.{key}": value for key, value in classifier.state_dict().items()}
     kept = {key: value for key, value in state.items() if not key.startswith(("network.head.", "network.classifier."))}
     tower.load_state_dict(kept, strict=True, assign=True)
