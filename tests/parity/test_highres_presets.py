@@ -25,8 +25,8 @@ CARDS = {
     "internvl_1_5_26b": 25.5, "internvl2_1b": 0.9382, "internvl2_2b": 2.2, "internvl2_4b": 4.15, "internvl2_26b": 25.5,
     "internvl2_40b": 40.1, "internvl2_76b": 76.3, "kimi_vl_a3b": 16.4, "molmo_7b_d": 8.02, "molmo_e_1b": 7.22,
 }  # fmt: skip
-# Billions that no public copy confirmed to three digits: what the published configs come to, which were compared with
-# copies key by key, but for Qwen2.5-VL-72B's.
+# Billions that no public copy confirmed to three digits: what the published configs come to, whose sizes were
+# compared with public copies (Qwen2.5-VL-72B's with its AWQ's, whose MLP is padded).
 DERIVED = {"qwen2_5_vl_72b": 73.41, "molmo_7b_o": 7.665, "molmo_72b": 73.31, "cogvlm2_19b": 19.50}
 PRESETS = {name: config for family in families().values() for name, config in family.presets.items()}
 

@@ -68,7 +68,7 @@ class SmallGrounder(ModelConfig):
         from chiasm.connectors.grid_transformer import GridTransformerConfig
         from chiasm.models.assembly import Parts, llama
         from chiasm.models.qwen_vl import QwenVLConfig
-        from chiasm.recipes.pico_text import start
+        from chiasm.recipes.pico_text import start_copying
         from chiasm.recipes.running.building import assemble
         from chiasm.vision.patches import PyramidCells
         from chiasm.weights.frozen import efficientnet_lite
@@ -95,7 +95,7 @@ class SmallGrounder(ModelConfig):
         pixels = {"image_mean": [127 / 255] * 3, "image_std": [128 / 255] * 3, "size": {"height": 224, "width": 224}}
         parts = Parts(tokenizer, pictures=pixels, template=TEMPLATE)
         model = assemble(family, config, parts, seed=seed, frozen={"vision": tower})
-        start(model.module.language)  # type: ignore[arg-type]
+        start_copying(model.module.language)  # type: ignore[arg-type]
         return model
 
 
@@ -173,16 +173,17 @@ def qwen_vl_pico_boxes() -> Run:
     return Run(
         model=SmallGrounder(),
         after="qwen_vl_pico_boxes_align",
-        freeze=("^vision\\.",),
+        inherit=("^vision\\.", "^connector\\.", "embed_tokens"),
+        learn=("^language\\.",),
         data=(Source(name=SCENES),),
         collate=Grounded(family="qwen_vl"),
         objective=NextToken(),
         store=Store(dtype="float16"),
         bucketing=True,
-        steps=2000,
+        steps=700,
         batch_size=8,
         checkpoint_every=200,
         optimizer=Muon(),  # with AdamW the answers stayed as good as blind
         schedule=Cosine(warmup=0.05),
-        groups=(Group(pattern="^connector\\.", learning_rate=3e-4), Group(learning_rate=1e-3)),
+        groups=(Group(learning_rate=2e-3),),
     )
