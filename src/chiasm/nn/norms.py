@@ -1,7 +1,7 @@
 """Normalisation layers: torch's LayerNorm, and RMSNorm computed as LLaMA checkpoints expect.
 
 `RMSNorm` (Zhang & Sennrich 2019, eq. 4) normalises in float32 and scales in the weight's type. On a processor torch
-makes ten small operations of it, which for a single token take as long as half a matrix product: it has a way of its own.
+makes ten small operations of it, which for a single token take half as long as a matrix product: it has its own way.
 """
 
 from __future__ import annotations
