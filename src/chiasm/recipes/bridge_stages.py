@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chiasm.data.collation import Pairs
-from chiasm.recipes.bridges import TOWER, Bridged, Eye, Gated, pico
+from chiasm.recipes.bridges import TOWER, Bridged, Eye, Gated, pico, with_words
 from chiasm.recipes.run import Run, Source, Store, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
@@ -116,7 +116,7 @@ class Idefics(Gated):
         from chiasm.models.idefics import FAKE, IdeficsConfig
 
         tokenizer.add_control(FAKE)
-        language = _with_words(language, len(tokenizer))
+        language = with_words(language, len(tokenizer))
         shared = self.shared(eye, language.config, tokenizer)
         gates = replace(
             shared.pop("gates"), first=0, act="silu", norm_eps=1e-6, rms_norm=True, gated_mlp=True, qk_norm=True
@@ -125,19 +125,6 @@ class Idefics(Gated):
         # the end of a turn isn't the end of a text: the reply still sees the question's picture
         end = tokenizer.token_to_id("<|endoftext|>")
         return language, IdeficsConfig(**shared, connector=connector, gates=gates, added_words=1, end_id=end)
-
-
-def _with_words(language: Any, count: int) -> Any:
-    """The language model with a vocabulary of `count` words; new ones start as the mean of the others."""
-    from torch import no_grad
-
-    wider = replace(language.config, vocab_size=count).build().requires_grad_(False)
-    own = wider.state_dict()
-    with no_grad():
-        for name, tensor in language.state_dict().items():
-            own[name][: len(tensor)] = tensor
-            own[name][len(tensor) :] = tensor.mean(0)
-    return wider
 
 
 @recipe(family="blip2_retrieval", scale="pico", needs=NEEDS)

@@ -140,6 +140,8 @@ class Gated(Bridged):
         """The language model as this family takes it, and the family's configuration around it and the tower."""
         from chiasm.models.flamingo import FlamingoConfig
 
+        if len(tokenizer) > language.config.vocab_size:  # `<image>` is read as a word here
+            language = with_words(language, len(tokenizer))
         return language, FlamingoConfig(**self.shared(eye, language.config, tokenizer))
 
     def shared(self, eye: Eye, language: Any, tokenizer: Any) -> dict[str, Any]:
@@ -157,6 +159,19 @@ class Gated(Bridged):
             "gates": GatesConfig(every=self.every, first=self.every - 1, num_heads=4, head_dim=32, mlp_dim=2 * inner),
             "image_token_id": tokenizer.token_to_id("<image>") or 0,
         }
+
+
+def with_words(language: Any, count: int) -> Any:
+    """The language model with a vocabulary of `count` words; new ones start as the mean of the others."""
+    from torch import no_grad
+
+    wider = replace(language.config, vocab_size=count).build().requires_grad_(False)
+    own = wider.state_dict()
+    with no_grad():
+        for name, tensor in language.state_dict().items():
+            own[name][: len(tensor)] = tensor
+            own[name][len(tensor) :] = tensor.mean(0)
+    return wider
 
 
 def connector_by_name(name: str, width: int, output: int, tokens: int, inner: int | None = None) -> Any:
