@@ -13,7 +13,7 @@ from tests.gallery import encoded, rgb
 from chiasm.core.errors import ConfigError, PictureError
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.image_settings import write_open_clip
-from chiasm.processing.pictures import Limits
+from chiasm.processing.picture_bytes import Limits
 from chiasm.processing.tilers import AnyRes, CenterCrop, PadSquare, Stretch
 
 CLIP = {"image_processor_type": "CLIPImageProcessor"}

@@ -20,7 +20,8 @@ from PIL import Image, ImageFile
 from tests.gallery import encoded, exif_rotated, gallery, palette_with_transparency, rgb, with_mode
 
 from chiasm.core.errors import PictureError
-from chiasm.processing.pictures import FORMATS, Limits, read_picture, sniff
+from chiasm.processing.picture_bytes import Limits, sniff
+from chiasm.processing.pictures import FORMATS, read_picture
 
 PLAIN = rgb(40, 30)
 

@@ -15,7 +15,8 @@ from typing import Any
 from chiasm.core.errors import DataError, PictureError
 from chiasm.core.messages import ImagePart, Message, TextPart
 from chiasm.core.samples import Sample
-from chiasm.processing.pictures import encoded_picture, read_picture, sniff
+from chiasm.processing.picture_bytes import sniff
+from chiasm.processing.pictures import encoded_picture, read_picture
 
 SUFFIX = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 

@@ -18,15 +18,9 @@ Three rules decide what a picture looks like to a model:
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
-import os
-import stat
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +35,8 @@ from PIL import (
 )
 
 from chiasm.core.errors import PictureError
-from chiasm.core.media import LazyPicture, StoredPicture
+from chiasm.core.media import LazyPicture
+from chiasm.processing.picture_bytes import Limits, fetch, sniff
 
 # Opened by class rather than by `Image.open`: no other decoder can be reached, and the only size limit is ours.
 _DECODERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
@@ -69,21 +64,6 @@ _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What a picture may cost before a single pixel of it is decoded.
-
-    Attributes:
-        max_bytes: size of the encoded file.
-        max_pixels: width times height; the default is Pillow's own warning level.
-        max_side: width or height alone.
-    """
-
-    max_bytes: int = 64 * 2**20
-    max_pixels: int = 89_478_485
-    max_side: int = 65_535
-
-
 def read_picture(source: Any, limits: Limits | None = None, background: Colour | None = (255, 255, 255)) -> Image.Image:
     """Read one picture from any source as upright RGB.
 
@@ -109,7 +89,7 @@ def read_picture(source: Any, limits: Limits | None = None, background: Colour |
         return _finish(_from_array(source), "the array", limits, background)
     if isinstance(source, LazyPicture):
         return _finish(source.picture(), "the picture", limits, background)
-    name, data = _fetch(source, limits)
+    name, data = fetch(source, limits)
     return _finish(_decode(data, name, limits), name, limits, background)
 
 
@@ -128,7 +108,7 @@ def encoded_picture(source: Any, limits: Limits | None = None) -> bytes | None:
     """
     if isinstance(source, (Image.Image, np.ndarray, LazyPicture)):
         return None
-    return _fetch(source, limits or Limits())[1]
+    return fetch(source, limits or Limits())[1]
 
 
 def picture_size(source: Any, limits: Limits | None = None) -> tuple[int, int]:
@@ -144,117 +124,10 @@ def picture_size(source: Any, limits: Limits | None = None) -> tuple[int, int]:
     limits = limits or Limits()
     if isinstance(source, (Image.Image, np.ndarray, LazyPicture)):
         return read_picture(source, limits).size
-    name, data = _fetch(source, limits)
+    name, data = fetch(source, limits)
     picture = _decode(data, name, limits, load=False)
     width, height = picture.size
     return (height, width) if _orientation(picture) >= 5 else (width, height)
-
-
-# --- from a source to bytes ---------------------------------------------------------------------------------
-
-
-def _fetch(source: Any, limits: Limits) -> tuple[str, bytes]:
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return "the bytes", _checked(bytes(source), "the bytes", limits)
-    if isinstance(source, str) and source:
-        scheme = source[:16].lower()
-        if scheme.startswith("data:"):
-            return "the data URI", _from_data_uri(source, limits)
-        if scheme.startswith(("http:", "https:")):
-            raise PictureError(
-                "picture_remote",
-                "a remote picture was given and remote pictures are not fetched",
-                hint="download it first",
-            )
-        if scheme.startswith("file:") or "://" in scheme:
-            raise PictureError(
-                "picture_scheme", f"{_short(source)} is a URL of a kind that is not read", hint="pass a plain path"
-            )
-    if isinstance(source, StoredPicture) and not isinstance(source, os.PathLike):
-        return source.name, _checked(source.read_bytes(limits.max_bytes), source.name, limits)
-    if source == "":
-        raise PictureError("picture_empty", "an empty text is no picture", hint="pass a path, bytes or a data URI")
-    if isinstance(source, (str, os.PathLike)):
-        return _from_path(source, limits)
-    raise PictureError(
-        "picture_source_unknown",
-        f"a {type(source).__name__} is not a picture",
-        hint="pass a path, bytes, a data URI, a PIL picture or a uint8 array",
-    )
-
-
-def _from_path(source: str | os.PathLike[str], limits: Limits) -> tuple[str, bytes]:
-    path, name = Path(source), _short(os.fspath(source))
-    try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise PictureError("picture_unreadable", f"{name} is not a regular file")
-            if status.st_size > limits.max_bytes:
-                raise _too_many_bytes(name, status.st_size, limits)
-            return name, _checked(file.read(limits.max_bytes + 1), name, limits)
-    except (FileNotFoundError, NotADirectoryError):
-        if isinstance(source, str) and (data := _from_bare_base64(source, limits)):
-            return "the base64 text", data
-        raise PictureError("picture_missing", f"{name} does not exist") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if isinstance(source, str) and (data := _from_bare_base64(source, limits)):  # too long for a file name
-            return "the base64 text", data
-        if isinstance(error, PictureError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise PictureError("picture_unreadable", f"{name} can't be opened: {reason.lower()}") from None
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Opening a pipe that nobody writes to must not wait."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _from_data_uri(uri: str, limits: Limits) -> bytes:
-    head, comma, body = uri.partition(",")
-    media, *options = head[len("data:") :].lower().split(";")
-    if not comma or "base64" not in options or not media.startswith("image/"):
-        raise PictureError(
-            "picture_unknown_format",
-            f"{_short(head)} is not a base64 picture",
-            hint="use data:image/png;base64,… with the encoded file after the comma",
-        )
-    _check_base64_size(body, "the data URI", limits)
-    try:
-        return _checked(_decode_base64(body), "the data URI", limits)
-    except binascii.Error as error:
-        raise PictureError("picture_unreadable", f"the data URI is not valid base64: {error}") from None
-
-
-def _from_bare_base64(text: str, limits: Limits) -> bytes | None:
-    """Bytes of a picture that came as base64 with nothing around it; None when it isn't one."""
-    if len(text) < 32:
-        return None
-    _check_base64_size(text, "the base64 text", limits)
-    try:
-        data = _decode_base64(text)
-    except (binascii.Error, ValueError):
-        return None
-    return data if sniff(data) else None
-
-
-def _decode_base64(text: str) -> bytes:
-    compact = "".join(text.split())
-    return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-
-
-def _check_base64_size(text: str, name: str, limits: Limits) -> None:
-    if len(text) * 3 // 4 > limits.max_bytes + 3:
-        raise _too_many_bytes(name, len(text) * 3 // 4, limits)
-
-
-def _checked(data: bytes, name: str, limits: Limits) -> bytes:
-    if not data:
-        raise PictureError("picture_empty", f"{name} holds 0 bytes")
-    if len(data) > limits.max_bytes:
-        raise _too_many_bytes(name, len(data), limits)
-    return data
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -271,24 +144,6 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 # --- from bytes to a checked, still undecoded picture -------------------------------------------------------
-
-
-def sniff(data: bytes) -> str | None:
-    """Name of the allowed format that `data` begins like, or None."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if data.startswith((b"II*\0", b"MM\0*")):
-        return "TIFF"
-    # "BM" alone begins many texts; the information header's length, at byte 14, is one of few.
-    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in (12, 16, 40, 52, 56, 64, 108, 124):
-        return "BMP"
-    return None
 
 
 def _decode(data: bytes, name: str, limits: Limits, *, load: bool = True) -> Image.Image:
@@ -449,15 +304,6 @@ def _from_unbounded(picture: Image.Image, name: str) -> Image.Image:
 
 
 # --- words --------------------------------------------------------------------------------------------------
-
-
-def _too_many_bytes(name: str, size: int, limits: Limits) -> PictureError:
-    return PictureError("picture_too_large", f"{name} holds {size:,} bytes, over the limit of {limits.max_bytes:,}")
-
-
-def _short(text: str) -> str:
-    text = text if len(text) <= 120 else f"{text[:60]}…{text[-40:]}"
-    return text.encode("utf-8", "replace").decode().replace("\n", " ")
 
 
 def _reason(error: BaseException) -> str:
