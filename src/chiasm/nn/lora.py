@@ -137,10 +137,10 @@ def fold_lora_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> nn.
     Raises:
         CheckpointError: an update without its other half or without its layer, or of another shape.
     """
-    names = {key.rpartition(".")[0] for key in state}
-    for name in sorted(names):
+    layers = dict(module.named_modules())
+    for name in sorted({key.rpartition(".")[0] for key in state}):
         a, b = state.get(f"{name}.lora_a"), state.get(f"{name}.lora_b")
-        layer = dict(module.named_modules()).get(name)
+        layer = layers.get(name)
         if a is None or b is None or not isinstance(layer, nn.Linear):
             raise CheckpointError(
                 "lora_mismatch", f"the update of {name} needs lora_a, lora_b and a linear layer of that name"
