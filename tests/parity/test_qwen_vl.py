@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -118,9 +119,14 @@ def test_logits_of_a_mixed_batch_agree(pair) -> None:
     with torch.no_grad():
         expected = reference(**reference_inputs(name, model, batch)).logits
         logits = model.module(batch)
+        exact = copy.deepcopy(model.module).double()(batch)
     assert batch.attention_mask.sum() < batch.attention_mask.numel()
-    # a hair more than the tolerance in float32's last digits, on one thread
-    assert ((logits - expected)[batch.attention_mask]).abs().max() <= ATOL * max(1.0, expected.abs().max())
+    # logits of 6 in float32 are themselves 1e-5 away from the same weights in float64, the reference's as ours
+    ours, theirs, apart = (
+        (one - other)[batch.attention_mask].abs().max()
+        for one, other in ((logits, exact), (expected, exact), (logits, expected))
+    )
+    assert ours <= 1.25 * theirs and theirs <= 1.5 * ATOL and apart <= 1.5 * ATOL
 
 
 def test_loss_and_gradients_agree(pair) -> None:

@@ -22,7 +22,9 @@ from chiasm.training.config import AdamW, Constant, Cosine, Group
 from chiasm.training.logs import read_log
 
 STEPS = 20
-LIMIT = 1e-6  # relative above 1: a float32 logit of CLIP's first scale, 14, is rounded by half as much itself
+LIMIT = (
+    1e-6  # for this seed: AdamW makes steps out of gradients that are zero but for rounding, and some seeds grow on it
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def test_two_processes_equal_one(family: str, parallel: str, pictures: Path, tmp
     one = launch(run, tmp_path / "one", 1)
     two = launch(replace(run, parallel=parallel), tmp_path / "two", 2)
     assert len(one) == len(two) == STEPS
-    assert max(abs(a - b) / max(1.0, a) for a, b in zip(one, two, strict=True)) <= LIMIT
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) <= LIMIT
 
 
 def test_a_sharded_checkpoint_goes_on_alone_and_back(pictures: Path, tmp_path: Path) -> None:
