@@ -14,7 +14,7 @@ from tests.evaluation.test_embedding import COLOURS, task
 
 from chiasm.evaluation import evaluate as engine
 from chiasm.evaluation.evaluate import Plan, evaluate
-from chiasm.evaluation.matching import HardNegatives, Reranked, hard_negatives
+from chiasm.evaluation.matching import HardNegatives, Judged, Reranked, hard_negatives
 from chiasm.evaluation.ranking import matching_metrics, retrieval_metrics
 from chiasm.processing.pictures import read_picture
 
@@ -81,3 +81,28 @@ def test_what_a_model_lacks_is_said(tmp_path: Path, monkeypatch: Any) -> None:
     found = with_way("rerank", Reranked(), retrieval_metrics())
     with pytest.raises(engine.ConfigError, match="the model has no embed and match"):
         run(found, Judge(can=("embed",)), tmp_path, monkeypatch)
+
+
+def test_a_head_without_embeddings_ranks_all_pairs(tmp_path: Path, monkeypatch: Any) -> None:
+    found = with_way("match", Judged(), retrieval_metrics())
+    judge = Judge(can=("match",))
+    told = run(found, judge, tmp_path / "a", monkeypatch)
+    assert told["to_text_r@1"]["seen"]["value"] == told["to_picture_r@1"]["seen"]["value"] == 1.0
+    assert told["to_picture_r@1"]["blind"]["value"] == 0.0
+    assert judge.pairs == len(COLOURS) ** 2 + len(COLOURS)  # every pair once, and the mean picture with every text
+    misled = run(found, Judge(wrong=True, can=("match",)), tmp_path / "b", monkeypatch)
+    assert misled["to_text_r@1"]["seen"]["value"] == 0.0
+
+
+def test_pointing_needs_the_first_point_in_a_box_and_the_prior_points_at_the_middle() -> None:
+    from chiasm.core.messages import Conversation, ImagePart, Message
+    from chiasm.evaluation.protocol import Item
+    from chiasm.evaluation.tasks.own import _centres, _hit
+
+    turn = Message("user", (ImagePart(Image.new("RGB", (100, 60))),))
+    boxes = [{"box": [0, 0, 10, 10], "phrase": "dog"}, {"box": [45, 25, 55, 35], "phrase": "dog"}]
+    item = Item(key="a", conversation=Conversation((turn,)), truth={"boxes": boxes, "phrase": "dog"})
+    assert _centres([item]) == [[(50.0, 30.0)]]
+    assert (
+        _hit(item, [(50.0, 30.0)]) == 1.0 and _hit(item, [(30.0, 30.0), (5.0, 5.0)]) == 0.0 and _hit(item, None) == 0.0
+    )

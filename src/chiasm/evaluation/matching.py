@@ -122,6 +122,21 @@ class Reranked:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Retrieval both ways by the scores of all pairs, for a model that has a matching head and no embeddings."""
+
+    def outputs(self, items: Sequence[Item], keys: Sequence[str], vectors: Vectors) -> dict[str, list[Any]]:
+        """As `embedding.Retrieval.outputs`."""
+        captions, owner = captions_of(items)
+        pairs, found = Pairs(vectors), {}
+        for condition, shown in _shown(items, keys).items():
+            asked = [(*picture, caption) for picture in shown for caption in captions]
+            scores = np.array(pairs.scores(asked)).reshape(len(shown), len(captions))
+            found[condition] = places_of(scores, scores.T, owner, len(items))
+        return found
+
+
 def _shown(items: Sequence[Item], keys: Sequence[str]) -> dict[str, list[tuple[str, Any]]]:
     """The picture of each item under each condition, with its key."""
     own = [(key, item.picture) for key, item in zip(keys, items, strict=True)]

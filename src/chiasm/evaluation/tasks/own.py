@@ -20,7 +20,7 @@ from chiasm.data.open import open_dataset
 from chiasm.data.rows import Fault, readable_rows
 from chiasm.evaluation.controls import frequent
 from chiasm.evaluation.embedding import Retrieval
-from chiasm.evaluation.matching import HardNegatives, Reranked
+from chiasm.evaluation.matching import HardNegatives, Judged, Reranked
 from chiasm.evaluation.metrics.answers import exact_match
 from chiasm.evaluation.metrics.boxes import in_box
 from chiasm.evaluation.metrics.choices import LETTERS
@@ -190,6 +190,14 @@ TASKS = (
         way="rerank",
         load=_load(_caption(""), different=True),
         prepare=Reranked(),
+        metrics=retrieval_metrics(),
+    ),
+    Task(
+        name="judged_retrieval",
+        about="retrieval on your own data by the matching head's scores of all pairs, which are many",
+        way="match",
+        load=_load(_caption(""), different=True),
+        prepare=Judged(),
         metrics=retrieval_metrics(),
     ),
     Task(
