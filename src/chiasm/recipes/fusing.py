@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NEEDS = "generated scenes"
 PACKS = ("stamps", "openmoji", "clipart")
 SIZE, PATCH, WIDTH, LAYERS, CONTEXT = 96, 16, 128, 4, 128
+MOMENTUM = 0.97  # the copy lags by some 30 steps of a few hundred; 0.995 belongs to runs of a hundred thousand
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,7 +193,9 @@ def blip_pico() -> Run:
     from chiasm.objectives.fusion import AlignAndFuse, WrittenText
 
     text = WrittenText()
-    return replace(_pico(), objective=AlignAndFuse(text=text, queue_size=1024, ramp_steps=200, floor=1e-4))
+    return replace(
+        _pico(), objective=AlignAndFuse(text=text, queue_size=1024, momentum=MOMENTUM, ramp_steps=200, floor=1e-4)
+    )
 
 
 @recipe(family="albef", scale="pico", needs=NEEDS)
@@ -200,7 +203,7 @@ def albef_pico() -> Run:
     """Contrast with a momentum copy and a queue, matching and masked words."""
     from chiasm.objectives.fusion import AlignAndFuse
 
-    return replace(_pico(), objective=AlignAndFuse(text=_masked(), queue_size=1024, ramp_steps=200))
+    return replace(_pico(), objective=AlignAndFuse(text=_masked(), queue_size=1024, momentum=MOMENTUM, ramp_steps=200))
 
 
 @recipe(family="vilt", scale="pico", needs=NEEDS)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from chiasm.data.collation import Choices
 from chiasm.recipes.fusing import (
     LAYERS,
+    MOMENTUM,
     WIDTH,
     PicoFusion,
     albef_pico,
@@ -84,6 +85,15 @@ def blip_cells() -> Run:
 def albef_cells() -> Run:
     """ALBEF's three losses over stored cells."""
     return _cells(albef_pico())
+
+
+@recipe(family="albef", scale="pico", needs=NEEDS)
+def albef_cells_contrast() -> Run:
+    """ALBEF's contrast alone, with copy, queue and soft targets: what noise does to each is measured on it."""
+    from chiasm.objectives.fusion import AlignAndFuse
+
+    alone = AlignAndFuse(queue_size=1024, momentum=MOMENTUM, ramp_steps=100, matching=False)
+    return replace(albef_cells(), objective=alone)
 
 
 @recipe(family="vilt", scale="pico", needs=NEEDS)
