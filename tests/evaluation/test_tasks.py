@@ -290,7 +290,15 @@ def own_answers(root: Path) -> None:
     write(root / "rows.jsonl", lines([*rows, {"image": "1.png", "question": " ", "answer": "dog"}]))
 
 
-@copy_of("captions", "retrieval", "matching", "reranking")
+@copy_of("pointing")
+def own_boxes(root: Path) -> None:
+    pictures(root, "1.png", "2.png")
+    row = {"question": "Where is the dog?", "boxes": [{"box": [1, 1, 4, 4], "phrase": "dog"}]}
+    rows = [{"image": "1.png", **row}, {"image": "2.png", **row}, {"image": "2.png", **row, "boxes": []}]
+    write(root / "rows.jsonl", lines(rows))
+
+
+@copy_of("captions", "retrieval", "matching", "reranking", "judged_retrieval")
 def own_captions(root: Path) -> None:
     pictures(root, "1.png", "2.png")
     rows = [{"image": f"{n}.png", "caption": f"a dog {n}"} for n in (1, 2)]

@@ -48,9 +48,10 @@ def _load(make: Callable[[Sample], Item], *, different: bool = False) -> Any:
             except DataError as error:
                 faults.append(Fault(sample.place, error.code, error.what))
                 continue
-            if not different or item.references[0].lower() not in seen:
-                seen.add(item.references[0].lower())
-                items.append(item)
+            if different and item.references[0].lower() in seen:
+                continue
+            seen.update(text.lower() for text in item.references[:1])
+            items.append(item)
         return Items(items=items, faults=list(faults), fingerprint=data.fingerprint)
 
     return load
