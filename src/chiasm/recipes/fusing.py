@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NEEDS = "generated scenes"
 PACKS = ("stamps", "openmoji", "clipart")
 SIZE, PATCH, WIDTH, LAYERS, CONTEXT = 96, 16, 128, 4, 128
+FLOOR = 0.05  # beside the hardest wrong pairs, easy ones: a head that starts from nothing can tell only those at first
+HIDDEN = 0.4  # share of words: captions of eight words have little to hide at 0.15
 MOMENTUM = 0.97  # the copy lags by some 30 steps of a few hundred; 0.995 belongs to runs of a hundred thousand
 
 
@@ -170,7 +172,7 @@ def _masked() -> MaskedText:
     tokenizer = tiny_tokenizer("bert")
     mask = tokenizer.token_to_id("[MASK]")
     assert mask is not None
-    return MaskedText(mask_id=mask, control_ids=tuple(sorted(tokenizer.control_ids)))
+    return MaskedText(mask_id=mask, control_ids=tuple(sorted(tokenizer.control_ids)), share=HIDDEN)
 
 
 def _pico() -> Run:
@@ -194,7 +196,7 @@ def blip_pico() -> Run:
 
     text = WrittenText()
     return replace(
-        _pico(), objective=AlignAndFuse(text=text, queue_size=1024, momentum=MOMENTUM, ramp_steps=200, floor=1e-4)
+        _pico(), objective=AlignAndFuse(text=text, queue_size=1024, momentum=MOMENTUM, ramp_steps=200, floor=FLOOR)
     )
 
 
@@ -203,7 +205,9 @@ def albef_pico() -> Run:
     """Contrast with a momentum copy and a queue, matching and masked words."""
     from chiasm.objectives.fusion import AlignAndFuse
 
-    return replace(_pico(), objective=AlignAndFuse(text=_masked(), queue_size=1024, momentum=MOMENTUM, ramp_steps=200))
+    return replace(
+        _pico(), objective=AlignAndFuse(text=_masked(), queue_size=1024, momentum=MOMENTUM, ramp_steps=200, floor=FLOOR)
+    )
 
 
 @recipe(family="vilt", scale="pico", needs=NEEDS)
