@@ -17,7 +17,7 @@ from chiasm.nn.attention import AttentionConfig
 from chiasm.nn.blocks import Block, BlockConfig
 from chiasm.nn.masks import attention_mask, real_tokens
 from chiasm.nn.mlp import MLPConfig
-from chiasm.vision.cells import CellTower, CellTowerConfig
+from chiasm.vision.cells import CellTower, CellTowerConfig, Standardised
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +129,7 @@ class CellEmbedding(nn.Module):
         super().__init__()
         assert config.trunk is not None
         self.trunk: CellTower = config.trunk.build()
+        self.standard = Standardised(config.trunk)
         self.proj = nn.Linear(config.trunk.hidden_dim, config.hidden_dim)
         self.cls_token = nn.Parameter(torch.zeros(config.hidden_dim))
 
@@ -136,7 +137,7 @@ class CellEmbedding(nn.Module):
         self, cells: torch.Tensor, grids: Sequence[tuple[int, int]] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, P, trunk's D) cells → (B, 1 + P, D), and (B, 1 + P) bool, all of them real."""
-        x = torch.cat((self.cls_token.expand(len(cells), 1, -1), self.proj(cells)), 1)
+        x = torch.cat((self.cls_token.expand(len(cells), 1, -1), self.proj(self.standard(cells))), 1)
         return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
 
 

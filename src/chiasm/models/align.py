@@ -23,7 +23,7 @@ from chiasm.models.assembly import Parts, lite_pictures
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import DualProcessor
-from chiasm.vision.cells import CellTower, CellTowerConfig
+from chiasm.vision.cells import CellTower, CellTowerConfig, Standardised
 from chiasm.vision.efficientnet import EFFICIENTNET, EfficientNet, EfficientNetConfig, efficientnet
 
 CONTEXT = 64  # tokens that the published processor cuts at
@@ -60,6 +60,7 @@ class Align(nn.Module):
         self.config = config
         self.vision: EfficientNet | CellTower = config.vision.build()
         self.language: Bert = config.language.build()
+        self.standard = Standardised(config.vision) if isinstance(config.vision, CellTowerConfig) else None
         self.text_proj = nn.Linear(config.language.hidden_dim, config.vision.output_dim)
         self.temperature = nn.Parameter(torch.tensor(config.init_temperature))
 
@@ -77,8 +78,8 @@ class Align(nn.Module):
         return self.vision.features(pixels) if isinstance(self.vision, CellTower) else self.vision(pixels)
 
     def embed_features(self, features: torch.Tensor) -> torch.Tensor:
-        """(I, E) of `visual_features`, or (I, P, E) whose mean counts → (I, E), L2-normalised."""
-        return F.normalize(features.mean(1) if features.dim() == 3 else features, dim=-1)
+        """(I, E) of `visual_features`, or (I, P, E) cells whose standardised mean counts → (I, E), L2-normalised."""
+        return F.normalize(features if self.standard is None else self.standard(features).mean(1), dim=-1)
 
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """(I, 3, h, w) pixels → (I, E), L2-normalised."""

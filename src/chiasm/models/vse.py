@@ -24,7 +24,7 @@ from chiasm.models.assembly import Parts, lite_pictures
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import DualProcessor
-from chiasm.vision.cells import CellTower, CellTowerConfig
+from chiasm.vision.cells import CellTower, CellTowerConfig, Standardised
 from chiasm.vision.cnn import ResNetConfig, VggConfig
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -57,6 +57,7 @@ class Vse(nn.Module):
         self.config = config
         self.vision: nn.Module = config.vision.build()
         self.language: RecurrentEncoder = config.language.build()
+        self.standard = Standardised(config.vision) if isinstance(config.vision, CellTowerConfig) else None
         self.vision_proj = nn.Linear(config.vision.output_dim, config.language.hidden_dim)
         self.writer = None if config.writer is None else config.writer.build()
 
@@ -70,8 +71,9 @@ class Vse(nn.Module):
         return self.vision.features(pixels) if isinstance(self.vision, CellTower) else self.vision(pixels)
 
     def embed_features(self, features: torch.Tensor) -> torch.Tensor:
-        """(I, D) of `visual_features`, or (I, P, D) whose mean counts → (I, E), L2-normalised."""
-        features = features.mean(1) if features.dim() == 3 else features
+        """(I, D) of `visual_features`, or (I, P, D) cells whose standardised mean counts → (I, E), L2-normalised."""
+        if self.standard is not None:
+            return self._place(self.vision_proj(self.standard(features).mean(1)))
         return self._place(self.vision_proj(F.normalize(features, dim=-1)))
 
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ def momentum_copy(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def follow(twin: nn.Module, module: nn.Module, momentum: float) -> None:
-    """θ_m ← m·θ_m + (1 − m)·θ for every weight.
+    """θ_m ← m·θ_m + (1 − m)·θ for every weight; running statistics are taken over.
 
     Args:
         twin: from `momentum_copy`.
@@ -41,6 +41,8 @@ def follow(twin: nn.Module, module: nn.Module, momentum: float) -> None:
     theirs = dict(twin.named_buffers(remove_duplicate=False))
     for name, parameter in module.named_parameters(remove_duplicate=False):
         theirs[name].lerp_(parameter.detach().to(theirs[name].dtype), 1 - momentum)
+    for name, buffer in module.named_buffers():
+        theirs[name].copy_(buffer)
 
 
 class EmbeddingQueue(nn.Module):

@@ -1,8 +1,8 @@
 """A ViT over the map of a convolutional network (Dosovitskiy et al. 2021, §3.1, "Hybrid Architecture").
 
 The network is the trunk: it comes with weights and stays frozen, so that what it says of a picture is computed once.
-What learns is the projection of its cells, a class token, and the blocks. Departure: the trunk's cells carry fixed
-positions already (`vision.cells`), so none are learned.
+What learns is the projection of its standardised cells, a class token, and the blocks. Departure: the trunk's cells
+carry fixed positions already (`vision.cells`), so none are learned.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 from chiasm.nn.attention import AttentionConfig
 from chiasm.nn.blocks import Block, BlockConfig
 from chiasm.nn.mlp import MLPConfig
-from chiasm.vision.cells import CellTower, CellTowerConfig
+from chiasm.vision.cells import CellTower, CellTowerConfig, Standardised
 from chiasm.vision.efficientnet import CELL
 
 
@@ -70,6 +70,7 @@ class Hybrid(nn.Module):
         self.config = config
         width = config.hidden_dim
         self.trunk: CellTower = config.trunk.build()
+        self.standard = Standardised(config.trunk)
         self.proj = nn.Linear(config.trunk.hidden_dim, width)
         self.cls_token = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(Block(config.block()) for _ in range(config.num_layers))
@@ -81,7 +82,7 @@ class Hybrid(nn.Module):
 
     def refine(self, cells: torch.Tensor) -> torch.Tensor:
         """(B, P, trunk's D) cells → (B, 1 + P, D) states, the class token first."""
-        x = torch.cat((self.cls_token.expand(len(cells), 1, -1), self.proj(cells)), 1)
+        x = torch.cat((self.cls_token.expand(len(cells), 1, -1), self.proj(self.standard(cells))), 1)
         for block in self.blocks:
             x = block(x)
         return self.norm_post(x)
