@@ -209,7 +209,7 @@ def align_nano() -> Run:
 
 @recipe(family="vse", scale="nano", needs=PACKED)
 def vse_nano() -> Run:
-    """VSE++ as published: the CNN is frozen, a map of its vector and the recurrent network learn."""
+    """VSE as published: the CNN is frozen, a map of its vector and the recurrent network learn."""
     return replace(_fused(vse_cells()), batch_size=128)
 
 
