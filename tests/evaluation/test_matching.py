@@ -95,13 +95,13 @@ def test_a_head_without_embeddings_ranks_all_pairs(tmp_path: Path, monkeypatch: 
 
 
 def test_pointing_needs_the_first_point_in_a_box_and_the_prior_points_at_the_middle() -> None:
-    from chiasm.core.messages import Conversation, ImagePart, Message
+    from chiasm.core.messages import Conversation
     from chiasm.evaluation.protocol import Item
     from chiasm.evaluation.tasks.own import _centres, _hit
 
-    turn = Message("user", (ImagePart(Image.new("RGB", (100, 60))),))
     boxes = [{"box": [0, 0, 10, 10], "phrase": "dog"}, {"box": [45, 25, 55, 35], "phrase": "dog"}]
-    item = Item(key="a", conversation=Conversation((turn,)), truth={"boxes": boxes, "phrase": "dog"})
+    truth = {"boxes": boxes, "phrase": "dog", "size": [100, 60]}  # a judged item holds no picture any more
+    item = Item(key="a", conversation=Conversation(()), truth=truth)
     assert _centres([item]) == [[(50.0, 30.0)]]
     assert (
         _hit(item, [(50.0, 30.0)]) == 1.0 and _hit(item, [(30.0, 30.0), (5.0, 5.0)]) == 0.0 and _hit(item, None) == 0.0

@@ -103,8 +103,9 @@ def _pointed(sample: Sample) -> Item:
     if not boxes:
         raise DataError("sample_no_boxes", "the row has 0 boxes, at least 1 is needed")
     named = [box for box in boxes if box["phrase"] == boxes[0]["phrase"]]
-    truth = {"boxes": named, "phrase": named[0]["phrase"]}
-    return Item(key=sample.key, conversation=Conversation(sample.conversation.messages[:1]), truth=truth)
+    item = Item(key=sample.key, conversation=Conversation(sample.conversation.messages[:1]))
+    size = list(read_picture(item.picture).size)
+    return replace(item, truth={"boxes": named, "phrase": named[0]["phrase"], "size": size})
 
 
 def _hit(item: Item, answer: Any) -> float:
@@ -114,8 +115,7 @@ def _hit(item: Item, answer: Any) -> float:
 
 def _centres(items: Sequence[Item]) -> list[Any]:
     """The prior of places: the middle of each picture."""
-    sizes = [read_picture(item.picture).size for item in items]
-    return [[(width / 2, height / 2)] for width, height in sizes]
+    return [[(width / 2, height / 2)] for width, height in (item.truth["size"] for item in items)]
 
 
 def _surprise(item: Item, answer: Any) -> float:
