@@ -56,6 +56,15 @@ def test_ground_gives_places_in_original_pixels_and_a_heat_picture(model) -> Non
     assert heat_picture(found, RED).size == (60, 40)
 
 
+def test_albefs_heat_comes_from_a_layer_whose_words_still_matter() -> None:
+    made = chiasm.new("albef")
+    generator = torch.Generator().manual_seed(0)
+    for parameter in made.module.parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    heat = made.ground(RED, "a red cat").heat
+    assert heat.max() == pytest.approx(1)  # in the last layer only the class token's attention has a gradient
+
+
 def test_a_conversation_is_one_question(model) -> None:
     image = {"type": "image", "image": RED}
     ask = {"role": "user", "content": [image, {"type": "text", "text": "a"}]}

@@ -200,9 +200,12 @@ class Albef(_Towers):
         return self.word_head(states, self.language.token_embed.weight)
 
     def heat(self, batch: Batch) -> torch.Tensor:
-        """(B, rows, columns) Grad-CAM of a match, on the third fusion layer (or the last of fewer)."""
+        """(B, rows, columns) Grad-CAM of a match, on the third fusion layer (or the last but one of fewer).
+
+        The last layer shows nothing: only the class token leaves it, so no word's attention there has a gradient.
+        """
         assert batch.input_ids is not None
-        layer = min(self.config.split + 2, self.config.language.num_layers - 1)
+        layer = max(self.config.split, min(self.config.split + 2, self.config.language.num_layers - 2))
         record: dict[int, list[torch.Tensor]] = {layer: []}
         images = self.picture_states(batch).detach().requires_grad_(True)
         texts = self.read_texts(batch.input_ids, batch.attention_mask)

@@ -101,6 +101,7 @@ class Vse(nn.Module):
             raise CapabilityError("capability_missing", "this VSE has no writer: what was published only embeds")
         return self.writer.write(places, kinds, start_id)
 
+    @torch.inference_mode()
     def write_best(self, places: torch.Tensor, structures: torch.Tensor, start_id: int) -> torch.Tensor:
         """Captions whose structure is chosen, too: of one in each structure, the nearest to its place (§3.4).
 
