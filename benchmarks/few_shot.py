@@ -74,7 +74,7 @@ def measure(model: Any, samples: Sequence[Sample], shots: int, picture: Any = No
     if picture is None:
         replies = model.generate(found, max_new_tokens=8, batch_size=10)
         said = sum(reply.text.strip() == answer for reply, answer in zip(replies, answers, strict=True))
-        told["written"] = share(said, len(samples))
+        told["written"] = share(said, count)
     return told
 
 
