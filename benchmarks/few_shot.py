@@ -65,12 +65,8 @@ def measure(model: Any, samples: Sequence[Sample], shots: int, picture: Any = No
     answers = [sample.annotations["answers"][0] for sample in samples]
     names = [sample.annotations["choices"] for sample in samples]
     chosen = sum(likelier(model, c, n) == a for c, n, a in zip(found, names, answers, strict=True))
-    told = {
-        "shots": shots,
-        "blind": picture is not None,
-        "count": len(samples),
-        "likelier": share(chosen, len(samples)),
-    }
+    count = len(samples)
+    told = {"shots": shots, "blind": picture is not None, "count": count, "likelier": share(chosen, count)}
     if picture is None:
         replies = model.generate(found, max_new_tokens=8, batch_size=10)
         said = sum(reply.text.strip() == answer for reply, answer in zip(replies, answers, strict=True))
