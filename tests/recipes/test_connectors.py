@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from chiasm.data.named import open_named
 from chiasm.models.model import Model
-from chiasm.objectives.captioning import NextToken
+from chiasm.objectives.captioning import IGNORED, NextToken
 from chiasm.recipes import connectors
 from chiasm.recipes.run import Run
 from chiasm.recipes.running.standard import choose_trainable
@@ -83,3 +84,18 @@ def test_the_first_stages_former_becomes_the_seconds() -> None:
     shared = {name for name, tensor in two.items() if name in one and one[name].shape == tensor.shape}
     new = {name for name in two if name.startswith("connector.")} - shared
     assert new == {"connector.proj.weight", "connector.proj.bias"}
+
+
+def test_episodes_are_learned_whole_and_by_the_language_model_too() -> None:
+    run = replace(connectors.frozen_cells_binding(), family="palme")
+    model = built(run)
+    learning = {name.split(".")[0] for name, p in model.module.named_parameters() if p.requires_grad}
+    assert learning == {"connector", "language"}
+    sample = open_named(run.data[0].name.replace("count=4000", "count=1"))[0]
+    batch = model.processor([sample.conversation], add_generation_prompt=False, supervise=True)
+    assert len(batch.spans) == 9 and batch.labels is not None
+    begins = (batch.labels[0, 1:] != IGNORED) & (batch.labels[0, :-1] == IGNORED)
+    assert begins.sum() == 9  # an answer behind every picture
+    names = set(sample.annotations["choices"])
+    said = model.processor.tokenizer.decode(batch.labels[0][batch.labels[0] != IGNORED].tolist())
+    assert all(name in said for name in names)
