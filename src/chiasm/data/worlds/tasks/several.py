@@ -181,15 +181,18 @@ def few_shot(director: Director) -> Row:
 
 
 def binding(director: Director) -> Row:
-    """`few_shot` with `POSES` pictures of each thing in all: few enough to keep what a frozen tower says of each."""
+    """`few_shot` with `POSES` pictures of each thing in all: few enough to keep what a frozen tower says of each.
+
+    A picture comes after its question, so that it stands next to its answer.
+    """
 
     def pose(thing: Noun) -> Director:
         return Director(director.world, director.split, director.rng.randrange(POSES), f"pose of {thing.name}")
 
-    return _episode(director, "binding", pose)
+    return _episode(director, "binding", pose, picture_last=True)
 
 
-def _episode(director: Director, kind: str, posing: Callable[[Noun], Director]) -> Row:
+def _episode(director: Director, kind: str, posing: Callable[[Noun], Director], *, picture_last: bool = False) -> Row:
     """Examples and a question; `posing` says who makes the choices of a thing's picture."""
     rng, world = director.rng, director.world
     novel = director.split in ("test", "unseen")
@@ -209,6 +212,7 @@ def _episode(director: Director, kind: str, posing: Callable[[Noun], Director]) 
         actor = pose.actor(things[number], center, edge * pose.rng.uniform(0.8, 1.2), None, picture)
         said = rng.sample(names, 2) if world.ways == 2 else names
         question = director.say(phrases.NAMED, a=", a ".join(said[:-1]), b=said[-1])
-        turns.append(Turn((ImagePart(pose.stage([actor])), TextPart(question)), names[number]))
+        asked_of: tuple[Part, ...] = (ImagePart(pose.stage([actor])), TextPart(question))
+        turns.append(Turn(asked_of[::-1] if picture_last else asked_of, names[number]))
     truth = {"choices": tuple(names), "shots": len(order), "things": tuple(thing.name for thing in things)}
     return Row(kind=kind, turns=tuple(turns), truth=truth)
