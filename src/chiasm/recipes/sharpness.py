@@ -17,7 +17,7 @@ from chiasm.recipes.run import Run, Source, recipe
 if TYPE_CHECKING:
     from chiasm.vision.cells import CellTower
 
-SMALL = "scenes:train:small?size=112&nouns=24&count=900"  # pictures of 448 pixels
+SMALL = "scenes:train:small?size=112&nouns=12&count=600"  # pictures of 448 pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +41,7 @@ class Sharp(Joined):
 
 
 def _sharp(model: Sharp) -> Run:
-    return replace(linear_cells(), model=model, data=(Source(name=SMALL),), steps=160)
+    return replace(linear_cells(), model=model, data=(Source(name=SMALL),), steps=200, batch_size=16)
 
 
 @recipe(family="palme", scale="pico", needs=NEEDS)
