@@ -20,7 +20,8 @@ from chiasm.core.errors import PictureError
 from chiasm.core.plan import ImagePlan
 from chiasm.processing import image_settings
 from chiasm.processing.budget import within
-from chiasm.processing.pictures import Colour, Limits, read_picture
+from chiasm.processing.picture_bytes import Limits
+from chiasm.processing.pictures import Colour, read_picture
 from chiasm.processing.tilers import BICUBIC, CenterCrop, Tiler
 from chiasm.processing.video import FRAME
 

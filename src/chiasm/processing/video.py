@@ -20,7 +20,8 @@ from PIL import Image
 from chiasm.core.errors import VideoError
 from chiasm.core.media import Film
 from chiasm.core.messages import Conversation, ImagePart, Message, Part, TextPart, VideoPart
-from chiasm.processing.pictures import Limits, read_picture
+from chiasm.processing.picture_bytes import Limits
+from chiasm.processing.pictures import read_picture
 
 Size = tuple[int, int]
 FRAME = "chiasm_frame"  # in a picture's `info`: it is a frame of a video, and tiled as such

@@ -14,7 +14,8 @@ import sys
 from typing import BinaryIO
 
 from chiasm.core.errors import PictureError
-from chiasm.processing.pictures import Limits, read_picture
+from chiasm.processing.picture_bytes import Limits
+from chiasm.processing.pictures import read_picture
 
 REQUEST, ANSWER, SIZE = struct.Struct("<QQ"), struct.Struct("<BQ"), struct.Struct("<II")
 PIXELS, REFUSED = 0, 1
