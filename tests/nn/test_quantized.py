@@ -41,10 +41,15 @@ def test_codes_are_the_nearest_in_a_plain_loop() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_product_equals_the_rounded_matrix(kind: type[QuantizedLinear]) -> None:
+    torch.manual_seed(0)
     weight, bias, x = matrix(), torch.linspace(-1, 1, 96), torch.randn(2, 5, 64)
     layer = kind(weight, bias)
     expected = F.linear(x, layer.rounded(), bias)
-    torch.testing.assert_close(layer(x), expected, atol=0.012 * float(expected.abs().max()), rtol=0)
+    if isinstance(layer, Int8Linear):  # each input is off by at most half a step, evenly spread
+        step = x.abs().amax(-1, keepdim=True) / layer.levels
+        assert ((layer(x) - expected).abs() <= 6 * step / 12**0.5 * layer.rounded().norm(dim=1)).all()
+    else:
+        torch.testing.assert_close(layer(x), expected, atol=0.012 * float(expected.abs().max()), rtol=0)
     codes = int8_codes(weight) if kind is Int8Linear else int4_codes(weight)
     if kind is Int8Linear:
         again = codes[0].float() * codes[1][:, None]
