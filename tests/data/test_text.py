@@ -20,7 +20,11 @@ from chiasm.processing.miniature import CHATML_TEMPLATE
 from chiasm.processing.prompt import PromptRenderer
 from chiasm.processing.tokenizer import Tokenizer
 
-UNTOLD = {"places"}  # boxes of many phrases: a small language model learns nothing from their digits
+UNTOLD = {
+    "places",  # boxes of many phrases: a small language model learns nothing from their digits
+    "binding",  # what examples call a thing is in the pictures alone
+    "sounds",  # calls are heard
+}
 DRAWN = [
     task for task in TASKS if task not in ("boxes", "referring", "points", *UNTOLD)
 ]  # the others need a pack's shapes

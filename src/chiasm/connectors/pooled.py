@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,7 @@ class Pooled(nn.Module):
         self.proj = nn.Linear(config.input_dim, config.output_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, P, input_dim), a square grid in raster order → (B, grid², output_dim)."""
-        side = round(x.shape[1] ** 0.5)
-        cells = x.transpose(1, 2).unflatten(2, (side, side))  # (B, input_dim, side, side)
+        """(B, P, input_dim), a square grid row by row, a class token before it left out → (B, grid², output_dim)."""
+        side = math.isqrt(x.shape[1])
+        cells = x[:, x.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))  # (B, input_dim, side, side)
         return self.proj(F.adaptive_avg_pool2d(cells, self.grid).flatten(2).transpose(1, 2))
