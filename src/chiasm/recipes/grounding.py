@@ -180,7 +180,7 @@ def qwen_vl_pico_boxes() -> Run:
         objective=NextToken(),
         store=Store(dtype="float16"),
         bucketing=True,
-        steps=900,
+        steps=940,
         batch_size=8,
         checkpoint_every=200,
         optimizer=Muon(),  # with AdamW the answers stayed as good as blind
