@@ -11,6 +11,7 @@ from tests.parity.test_families import picture
 from chiasm.core.messages import Conversation
 from chiasm.data.named import open_named
 from chiasm.recipes import fusing, fusing_cells
+from chiasm.recipes.running.show import show_sample
 from chiasm.recipes.running.standard import choose_trainable
 from chiasm.training.features import frozen_features
 from chiasm.weights.load import load
@@ -98,6 +99,8 @@ def test_judges_over_cells_learn_from_labelled_statements_and_answer(name, tmp_p
     rows = list(open_named(f"scenes:train:{'pairs' if 'pairs' in name else 'entailment'}?nouns=12&size=64&count=3"))
     batch = run.collate.build(model.processor)(rows)
     assert [model.module.answers[n] for n in batch.labels] == [row.annotations["answers"][0] for row in rows]
+    (shown,) = show_sample(model.processor, batch)
+    assert shown.plain.endswith(f"answer {int(batch.labels[0])}")
     scalars = run.objective.build()(model.module.train(False), batch)
     scores = model.module.answer_logits(batch).log_softmax(-1)
     expected = -sum(scores[row, batch.labels[row]] for row in range(3)) / 3

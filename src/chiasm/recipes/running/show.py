@@ -28,6 +28,10 @@ def show_sample(processor: Any, batch: Any) -> list[Any]:
         return []
     if batch.labels is None:
         return [Text.assemble(("sample 0: ", "bold"), batch.prompts[0])] if batch.prompts else []
+    if batch.labels.dim() == 1:  # an answer a row, not a label a token
+        keep = slice(None) if batch.attention_mask is None else batch.attention_mask[0].bool()
+        said = processor.tokenizer.decode(batch.input_ids[0][keep].tolist())
+        return [Text.assemble(("sample 0: ", "bold"), said, (f" → answer {int(batch.labels[0])}", "green"))]
     ids, learned, slots = _first_row(batch)
     line = Text.assemble(("sample 0, ", "bold"), ("what is learned in green", "green"), ": ")
     for kind, run in _runs(ids, learned, slots):
