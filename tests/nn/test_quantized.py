@@ -48,7 +48,7 @@ def test_product_equals_the_rounded_matrix(kind: type[QuantizedLinear]) -> None:
     if isinstance(layer, Int8Linear):  # each input is off by at most half a step, evenly spread
         step = x.abs().amax(-1, keepdim=True) / layer.levels
         assert ((layer(x) - expected).abs() <= 6 * step / 12**0.5 * layer.rounded().norm(dim=1)).all()
-    else:
+    if kind is not Int8Linear or torch.cpu._is_vnni_supported():
         torch.testing.assert_close(layer(x), expected, atol=0.012 * float(expected.abs().max()), rtol=0)
     codes = int8_codes(weight) if kind is Int8Linear else int4_codes(weight)
     if kind is Int8Linear:

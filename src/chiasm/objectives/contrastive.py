@@ -160,6 +160,7 @@ class _OneWay(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, tile: int) -> torch.Tensor:
+        """(B, E) x, (W·B, E) y, scale t → a scalar."""
         across = x.new_empty(len(x))
         for rows, block in _blocks(x, y, tile):
             across[rows] = block.mul_(scale).logsumexp(1)
@@ -181,6 +182,7 @@ class _TwoWay(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, tile: int) -> torch.Tensor:
+        """(B, E) x, (B, E) y, scale t → a scalar."""
         across, down = x.new_empty(len(x)), x.new_full((len(y),), -torch.inf)
         for rows, block in _blocks(x, y, tile):
             across[rows] = block.mul_(scale).logsumexp(1)
@@ -214,6 +216,7 @@ class _Pairwise(torch.autograd.Function):
         first: int,
         tile: int,
     ) -> torch.Tensor:
+        """(B, E) x, (W·B, E) y, scale t, bias b, (B, W·B) `same` or None → a scalar."""
         ctx.save_for_backward(x, y, scale, bias)
         ctx.rest = same, first, tile
         total = torch.zeros((), dtype=torch.float64, device=x.device)
@@ -261,6 +264,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        """(B, …) of each of W processes → (W·B, …)."""
         parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)

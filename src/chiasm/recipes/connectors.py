@@ -115,16 +115,9 @@ class QFormerAlone(ModelConfig):
 
 def _parts(tokenizer: object, vision: CellTower, template: str | None) -> Parts:
     from chiasm.models.assembly import Parts
+    from chiasm.recipes.bridges import classifier_pictures
 
-    side = vision.config.image_size
-    pictures = {
-        "size": {"height": side, "width": side},
-        "do_center_crop": False,
-        "image_mean": [127 / 255] * 3,  # the classifier's own
-        "image_std": [128 / 255] * 3,
-        "image_processor_type": "SiglipImageProcessor",
-    }
-    return Parts(tokenizer, pictures, template)  # type: ignore[arg-type]
+    return Parts(tokenizer, classifier_pictures(vision.config.image_size), template)  # type: ignore[arg-type]
 
 
 def _joined(connector: str, learn: tuple[str, ...] = ("^connector\\.",)) -> Run:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import os
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from chiasm.core.errors import ConfigError
+from chiasm.core.files import write_text
 from chiasm.serving.connections import PatientNoLonger
 
 _LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -133,9 +133,7 @@ def listen(
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{bound}"
         if ready_file is not None:
-            partial = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
-            partial.write_text(url + "\n", encoding="utf-8")
-            os.replace(partial, ready_file)
+            write_text(ready_file, url + "\n")
         on_url(url)
 
     _allow_many_connections()

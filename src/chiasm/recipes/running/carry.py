@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from chiasm.core.errors import CheckpointError, ConfigError
-from chiasm.core.files import holds_nothing
+from chiasm.core.files import holds_nothing, write_text
 from chiasm.nn.storage import narrow_type
 from chiasm.recipes.run import Run, find_recipe
 from chiasm.recipes.running.settings import CHANGEABLE, FILE, differences, read_run, write_run
@@ -215,9 +215,7 @@ def _end(run: Run, task: Task, out: Path, finished: Finished, world: World, tell
         task.finish(out)
         points = [(line["step"], float.fromhex(line["loss_hex"])) for line in read_log(out / "log.jsonl")]
         plot_loss(points, out / "loss.png", f"{run.recipe}: loss of {len(points)} steps")
-        beside = out / ".result.json"
-        beside.write_text(json.dumps({"recipe": run.recipe, **asdict(finished)}) + "\n", "utf-8")
-        beside.replace(out / "result.json")
+        write_text(out / "result.json", json.dumps({"recipe": run.recipe, **asdict(finished)}) + "\n")
         tell(f"{out / 'model'}: trained, {finished.step} steps, {finished.skipped} skipped")
     world.barrier()
 
