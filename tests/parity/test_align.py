@@ -67,7 +67,8 @@ def test_efficientnets_are_as_large_as_published(name) -> None:
     assert sum(p.numel() for p in module.parameters()) / 1e6 == pytest.approx(SIZES[name], abs=0.06)
 
 
-@pytest.mark.parametrize("options", [{}, {"include_top": False, "do_center_crop": True}, {"rescale_offset": True}])
+@pytest.mark.parametrize("options", [{}, {"include_top": False, "do_center_crop": True}, {"rescale_offset": True},
+                          {"do_normalize": False, "image_std": [0.5, 0.4, 0.3]}])  # fmt: skip
 def test_pictures_agree_with_the_reference_s(options) -> None:
     from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 

@@ -66,6 +66,12 @@ def llama() -> Any:
     return transformers.LlamaForCausalLM(config)
 
 
+def qwen3() -> Any:  # heads wider than their share of the width, as published
+    shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.Qwen3Config(vocab_size=VOCAB, num_key_value_heads=2, head_dim=16, **shape, **IDS)
+    return transformers.Qwen3ForCausalLM(config)
+
+
 def t5() -> Any:
     return transformers.T5ForConditionalGeneration(transformers.T5Config(feed_forward_proj="relu", **T5))
 
@@ -80,7 +86,8 @@ def mt5() -> Any:
 
 
 REFERENCES: dict[str, Callable[[], Any]] = {
-    "opt": opt, "gpt2": gpt2, "mpt": mpt, "phi3": phi3, "llama": llama, "t5": t5, "flan_t5": flan_t5, "mt5": mt5,
+    "opt": opt, "gpt2": gpt2, "mpt": mpt, "phi3": phi3, "llama": llama, "qwen3": qwen3, "t5": t5,
+    "flan_t5": flan_t5, "mt5": mt5,
 }  # fmt: skip
 
 

@@ -58,6 +58,8 @@ def test_published_settings(config: dict[str, Any], tiler: Any) -> None:
         ({**CLIP, "rescale_offset": 0.5}, "image_setting_unknown"),
         ({**CLIP, "data_format": "channels_last"}, "image_setting_unknown"),
         ({**CLIP, "do_pad": True}, "image_setting_unknown"),
+        ({"image_processor_type": "Qwen2VLImageProcessor", "do_resize": False}, "image_setting_unknown"),
+        ({"image_processor_type": "LlavaNextImageProcessor", "do_resize": False}, "image_setting_unknown"),
         ({**CLIP, "resample": 17}, "image_setting_unknown"),
         ({**CLIP, "rescale_factor": None}, "image_setting_unknown"),
         ({**CLIP, "image_mean": [0.5, 0.5]}, "image_channels"),

@@ -92,7 +92,7 @@ def processor(config: LlavaConfig, parts: Parts) -> Processor:
         "LlavaImageProcessor",
         config.vision.image_size,
         patch=config.vision.patch_size,
-        extra=config.selection.keep_class_token,
+        extra=config.selection.extra(config.vision),
     )
     return parts.conversational(pictures, config.image_token_id, config.language.context_length)
 

@@ -121,7 +121,7 @@ def processor(config: LlavaNextConfig, parts: Parts) -> Processor:
         "LlavaNextImageProcessor",
         config.vision.image_size,
         patch=config.vision.patch_size,
-        extra=config.selection.keep_class_token,
+        extra=config.selection.extra(config.vision),
         pinpoints=config.pinpoints,
     )
     return parts.conversational(pictures, config.image_token_id, config.language.context_length)

@@ -105,15 +105,7 @@ class Molmo(SplicedLM):
 
     def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """(crops, 3, h, w) → (crops, P, 2·D) patches of both layers, the first named first."""
-        x = self.vision.embed(pixels)
-        count = len(self.vision.blocks)
-        wanted = [count + 1 + layer for layer in self.config.layers]
-        found = {0: x}
-        for at, block in enumerate(self.vision.blocks[: max(wanted)], 1):
-            x = block(x)
-            if at in wanted:
-                found[at] = x
-        return torch.cat([found[at] for at in wanted], -1)[:, 1:]
+        return torch.cat(self.vision.features_of(pixels, self.config.layers), -1)[:, 1:]
 
     def connect(self, features: torch.Tensor, plans: list[ImagePlan] | tuple[ImagePlan, ...]) -> list[torch.Tensor]:
         """Padding marked, windows pooled, rows laid out; see `SplicedLM.connect`."""

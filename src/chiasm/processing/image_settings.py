@@ -206,6 +206,8 @@ def _refuse_unknown(settings: Mapping[str, Any], known: Mapping[str, Any], kind:
 def _tiler(
     kind: str, settings: Mapping[str, Any], pinpoints: Sequence[Sequence[int]] | None, tokens: Mapping[str, Any]
 ) -> Tiler:
+    if (kind in tiled_settings.DEFAULTS or kind == "LlavaNextImageProcessor") and not settings["do_resize"]:
+        raise ConfigError("image_setting_unknown", f"{kind} without do_resize")
     if kind in tiled_settings.DEFAULTS:
         return tiled_settings.tiler(kind, settings)
     resize = _resize(settings) if settings["do_resize"] else None
@@ -233,13 +235,14 @@ def _tiler(
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """EfficientNet's further steps as mean and deviation: x·factor − 1 first, a second division last."""
-    mean, std = (_channels(settings[name], name) for name in ("image_mean", "image_std"))
+    mean, own = (_channels(settings[name], name) for name in ("image_mean", "image_std"))
+    std = own
     if not settings["do_normalize"]:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if settings["rescale_offset"] and settings["do_rescale"]:
         mean = (mean[0] + 1, mean[1] + 1, mean[2] + 1)
     if settings["include_top"]:
-        std = (std[0] * std[0], std[1] * std[1], std[2] * std[2])
+        std = (std[0] * own[0], std[1] * own[1], std[2] * own[2])
     return {**settings, "image_mean": list(mean), "image_std": list(std), "do_normalize": True}
 
 

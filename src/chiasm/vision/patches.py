@@ -18,25 +18,40 @@ class PatchSelection:
     """What LLaVA and its kin read (Liu et al. 2023, §4.1: the layer before the last).
 
     Attributes:
-        layer: index into [embeddings, block 1, …, block L]; −2 is the last block but one.
+        layer: index into [embeddings, block 1, …, block L]; −2 is the last block but one. Several: their features side
+            by side.
         keep_class_token: read the class token too ("full" selection in published configs).
     """
 
-    layer: int = -2
+    layer: int | tuple[int, ...] = -2
     keep_class_token: bool = False
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Every layer that is read."""
+        return (self.layer,) if isinstance(self.layer, int) else self.layer
+
+    def width(self, tower: Any) -> int:
+        """Features of one patch."""
+        return tower.hidden_dim * len(self.layers)
+
+    def extra(self, tower: Any) -> int:
+        """Features of one crop beside its patches."""
+        return int(tower.class_token and self.keep_class_token)
 
     def count(self, tower: Any) -> int:
         """Features of one crop."""
-        return tower.grid**2 + (tower.class_token and self.keep_class_token)
+        return tower.grid**2 + self.extra(tower)
 
     def unread(self, tower: Any) -> tuple[str, ...]:
         """What of the tower takes no part: names begin so."""
-        beyond = range(tower.num_layers + 1 + self.layer if self.layer < 0 else self.layer, tower.num_layers)
+        depth = max(layer % (tower.num_layers + 1) for layer in self.layers)
+        beyond = range(depth, tower.num_layers)
         return ("norm_post.", *(f"blocks.{index}." for index in beyond))
 
     def read(self, vision: Any, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, h, w) pixels → (B, P, D) features, not normalised."""
-        features = vision.features(pixels, self.layer)
+        """(B, 3, h, w) pixels → (B, P, width) features, not normalised."""
+        features = torch.cat(vision.features_of(pixels, self.layers), -1)
         return features[:, 1:] if vision.config.class_token and not self.keep_class_token else features
 
 

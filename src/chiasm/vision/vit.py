@@ -7,6 +7,7 @@ picture's vector. SigLIP (Zhai et al. 2023): no class token; multi-head attentio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -164,10 +165,18 @@ class ViT(nn.Module):
         Returns:
             (B, class + P, D).
         """
+        return self.features_of(pixels, (layer,))[0]
+
+    def features_of(self, pixels: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
+        """`features` of several layers from one pass; blocks beyond the deepest are not computed."""
+        wanted = [layer % (len(self.blocks) + 1) for layer in layers]
         x = self.embed(pixels)
-        for block in self.blocks[: layer if layer >= 0 else len(self.blocks) + 1 + layer]:
+        found = {0: x}
+        for depth, block in enumerate(self.blocks[: max(wanted)], 1):
             x = block(x)
-        return x
+            if depth in wanted:
+                found[depth] = x
+        return [found[depth] for depth in wanted]
 
     def states(self, pixels: torch.Tensor) -> torch.Tensor:
         """Every position of the last block, normalised: (B, 3, h, w) → (B, class + P, D)."""

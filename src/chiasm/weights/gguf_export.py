@@ -57,6 +57,7 @@ def check_exportable(model: Any) -> None:
         "norms of queries and keys": language.qk_norm is not None or vision.qk_norm is not None,
         "rotary positions that aren't plain": rotary is None or rotary != plain,
         "features with the class token": config.selection.keep_class_token,
+        "features of several layers": len(config.selection.layers) > 1,
         f"a tower with the activation {vision.act}": vision.act not in ACTS,
         "a tower of another kind than CLIP's": vision.sublayer_norm or vision.rms_norm or vision.layer_scale is not None
         or vision.position_grid is not None or not vision.qkv_bias,
@@ -202,8 +203,7 @@ def _vision_config(file: GGUF) -> ViTConfig:
 
 def _depth(config: LlavaConfig) -> int:
     """How many blocks of the tower are run."""
-    layer = config.selection.layer
-    return layer if layer >= 0 else config.vision.num_layers + 1 + layer
+    return config.selection.layers[0] % (config.vision.num_layers + 1)
 
 
 def tokenizer_fields(tokenizer: Tokenizer, template: str | None, vocab_size: int) -> dict[str, Any]:

@@ -155,7 +155,9 @@ def config_from(config: Mapping[str, Any]) -> InternVLConfig:
     text = {"model_type": "qwen2", **fields.part("text_config")}
     language = language_config(text)
     assert isinstance(language, DecoderConfig)
-    tied = fields.flag("tie_word_embeddings") and bool(text.get("tie_word_embeddings", True))
+    # transformers 5 writes the whole's choice, which alone counts; older folders leave it out and mean their part's
+    whole, part = config.get("tie_word_embeddings"), bool(text.get("tie_word_embeddings", True))
+    tied = part if whole is None else fields.flag("tie_word_embeddings")
     language = replace(language, tie_embeddings=tied)
     return InternVLConfig(
         vision=vision,
@@ -190,7 +192,7 @@ def config_to(config: InternVLConfig) -> dict[str, Any]:
         "image_seq_length": side * side,
         "downsample_ratio": 1 / config.connector.scale,
         "projector_hidden_act": config.connector.act,
-        "vision_feature_layer": config.selection.layer,
+        "vision_feature_layer": config.selection.layers[0],
         "vision_feature_select_strategy": "default",
         "tie_word_embeddings": config.language.tie_embeddings,
         "min_patches": config.min_tiles,

@@ -184,7 +184,7 @@ def config_to(form: str, config: InternVLConfig) -> dict[str, Any]:
         "min_dynamic_patch": config.min_tiles,
         "max_dynamic_patch": config.max_tiles,
         "ps_version": "v1" if config.connector.swapped else "v2",
-        "select_layer": config.selection.layer,
+        "select_layer": config.selection.layers[0],
         "use_thumbnail": config.thumbnail,
         "tie_word_embeddings": config.language.tie_embeddings,
         "llm_config": FORMS[form][1](config.language),

@@ -1,4 +1,4 @@
-"""LLaMA-family language models as transformers publishes them: ``llama``, ``mistral``, ``qwen2``.
+"""LLaMA-family language models as transformers publishes them: ``llama``, ``mistral``, ``qwen2``, ``qwen3``.
 
 Known departure: attention over a sliding window is not built. Where a config asks for one, the context is cut to
 the window, within which the two are the same.
@@ -11,12 +11,13 @@ from typing import Any
 
 from chiasm.core.errors import ConfigError
 from chiasm.language.decoder import DecoderConfig
+from chiasm.nn.attention import QKNormConfig
 from chiasm.weights.layouts import rotary
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.rules import Drop, Rename, Rule, Tied
 from chiasm.weights.table import Table
 
-MODEL_TYPES = ("llama", "mistral", "qwen2")
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 _COMMON: dict[str, Any] = {
     "vocab_size": 32000,
@@ -48,6 +49,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 32768,
         "use_sliding_window": False,
     },
+    "qwen3": {
+        **_COMMON,
+        "vocab_size": 151936,
+        "head_dim": 128,
+        "intermediate_size": 22016,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 32768,
+        "use_sliding_window": False,
+    },
 }
 
 
@@ -72,6 +82,7 @@ def decoder_config(config: Mapping[str, Any], where: str = "config.json") -> Dec
     fields = Fields(config, DEFAULTS[model_type], where)
     heads, width = fields.count("num_attention_heads"), fields.count("hidden_size")
     head_dim = None if fields.get("head_dim") in (None, width // heads) else fields.count("head_dim")
+    norms = QKNormConfig(eps=fields.number("rms_norm_eps"), per_head=True) if model_type == "qwen3" else None
     trained = fields.count("max_position_embeddings")
     turning = rotary.rotary_config(config, trained, head_dim or width // heads, where)
     qkv_bias = model_type == "qwen2" or fields.flag("attention_bias")
@@ -91,13 +102,14 @@ def decoder_config(config: Mapping[str, Any], where: str = "config.json") -> Dec
         mlp_bias=fields.flag("mlp_bias"),
         tie_embeddings=fields.flag("tie_word_embeddings"),
         act=fields.get("hidden_act"),
+        qk_norm=norms,
     )
 
 
 def _window(fields: Fields, model_type: str) -> int:
     # Stored null is a choice here (full attention), unlike everywhere else
     window = fields.config["sliding_window"] if "sliding_window" in fields.config else fields.defaults["sliding_window"]
-    used = model_type != "qwen2" or fields.flag("use_sliding_window")
+    used = not model_type.startswith("qwen") or fields.flag("use_sliding_window")
     return window if used and isinstance(window, int) and window > 0 else 2**62
 
 
@@ -108,10 +120,11 @@ def decoder_dict(config: DecoderConfig) -> dict[str, Any]:
         config: ours.
 
     Returns:
-        ``qwen2`` where only queries, keys and values have a bias, else ``llama``.
+        ``qwen2`` where only queries, keys and values have a bias, ``qwen3`` where queries and keys are normalised, else
+        ``llama``.
 
     Raises:
-        ConfigError: no published class has this combination of biases.
+        ConfigError: no published class has this combination of biases and norms.
     """
     if not (config.rms_norm and config.gated) or config.parallel or config.rotary is None or config.positions:
         raise ConfigError("config_unpublished", "this decoder is none of the LLaMA family: no such class fits it")
@@ -120,9 +133,13 @@ def decoder_dict(config: DecoderConfig) -> dict[str, Any]:
     qwen2 = config.qkv_bias and not config.out_bias
     if (qwen2 and config.mlp_bias) or (config.out_bias and not config.qkv_bias):
         raise ConfigError("config_unpublished", "no published LLaMA-like class has this combination of biases")
+    qwen3 = config.qk_norm is not None
+    if qwen3 and (config.qk_norm != QKNormConfig(eps=config.norm_eps, per_head=True) or qwen2 or config.mlp_bias):
+        raise ConfigError("config_unpublished", "no published LLaMA-like class has such norms of queries and keys")
+    kind = "qwen3" if qwen3 else "qwen2" if qwen2 else "llama"
     out = {
-        "architectures": ["Qwen2ForCausalLM" if qwen2 else "LlamaForCausalLM"],
-        "model_type": "qwen2" if qwen2 else "llama",
+        "architectures": [f"{kind.capitalize()}ForCausalLM"],
+        "model_type": kind,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_dim,
         "intermediate_size": config.mlp_dim,
@@ -136,7 +153,9 @@ def decoder_dict(config: DecoderConfig) -> dict[str, Any]:
         "rope_parameters": rotary.rope_parameters(config.rotary),
         "tie_word_embeddings": config.tie_embeddings,
     }
-    return out | ({} if qwen2 else {"attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias})
+    if kind != "qwen2":
+        out["attention_bias"] = config.qkv_bias
+    return out | ({"mlp_bias": config.mlp_bias} if kind == "llama" else {})
 
 
 def decoder_rules(config: DecoderConfig) -> tuple[Rule, ...]:
@@ -159,6 +178,7 @@ def decoder_rules(config: DecoderConfig) -> tuple[Rule, ...]:
         Rename(layer + "input_layernorm.weight", block + "norm1.weight"),
         Rename(layer + "post_attention_layernorm.weight", block + "norm2.weight"),
         *(Rename(f"{layer}self_attn.{n}_proj.{{p}}", f"{block}attn.{n}_proj.{{p}}") for n in "qkvo"),
+        *(Rename(f"{layer}self_attn.{n}_norm.weight", f"{block}attn.{n}_norm.weight") for n in "qk"),
         *(Rename(f"{layer}mlp.{n}_proj.{{p}}", f"{block}mlp.{n}_proj.{{p}}") for n in ("gate", "up", "down")),
         Drop(layer + "self_attn.rotary_emb.inv_freq"),
     )

@@ -71,15 +71,12 @@ def common(config: Mapping[str, Any]) -> dict[str, Any]:
         vision, connector, language, image_token_id and selection.
 
     Raises:
-        ConfigError: several feature layers at once, or another selection strategy.
+        ConfigError: another selection strategy, or layers that aren't there.
     """
     if "image_token_index" not in config and "image_token_id" in config:
         config = {**config, "image_token_index": config["image_token_id"]}
     fields = Fields(config, DEFAULTS, "config.json")
     fields.expect("vision_feature_select_strategy", "default", "full")
-    layer = fields.get("vision_feature_layer")
-    if not isinstance(layer, int):
-        raise ConfigError("config_variant", f"config.json: vision_feature_layer is {layer!r}; known: one layer")
     vision = towers.vision_config(fields.part("vision_config") or TOWER, "clip_vision_model")
     language = decoder_config(fields.part("text_config"), "text_config")
     # as the reference: either part of the config ties LLaVA's output layer, only the whole ties LLaVA-NeXT's
@@ -90,18 +87,30 @@ def common(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             "config_variant", "config.json: the tower has no class token, but the first feature is to be dropped"
         )
+    selection = PatchSelection(layer=_layers(fields.get("vision_feature_layer"), vision), keep_class_token=keep)
     return {
         "vision": vision,
         "connector": MLPConnectorConfig(
-            input_dim=vision.hidden_dim,
+            input_dim=selection.width(vision),
             output_dim=language.hidden_dim,
             act=fields.get("projector_hidden_act"),
             bias=fields.flag("multimodal_projector_bias"),
         ),
         "language": language,
         "image_token_id": fields.count("image_token_index"),
-        "selection": PatchSelection(layer=layer, keep_class_token=keep),
+        "selection": selection,
     }
+
+
+def _layers(stored: Any, vision: ViTConfig) -> int | tuple[int, ...]:
+    wanted = stored if isinstance(stored, list) else [stored]
+    depth = vision.num_layers
+    if not wanted or not all(type(each) is int and -depth - 1 <= each <= depth for each in wanted):
+        raise ConfigError(
+            "config_field",
+            f"config.json.vision_feature_layer is {stored!r}, not one or several of {-depth - 1} to {depth}",
+        )
+    return tuple(wanted) if isinstance(stored, list) else wanted[0]
 
 
 def common_dict(config: LlavaConfig | LlavaNextConfig) -> dict[str, Any]:
@@ -125,7 +134,7 @@ def common_dict(config: LlavaConfig | LlavaNextConfig) -> dict[str, Any]:
         "image_seq_length": _sequence(config.vision, full),
         "projector_hidden_act": config.connector.act,
         "multimodal_projector_bias": config.connector.bias,
-        "vision_feature_layer": config.selection.layer,
+        "vision_feature_layer": layer if isinstance(layer := config.selection.layer, int) else list(layer),
         "vision_feature_select_strategy": "full" if full else "default",
         "tie_word_embeddings": config.language.tie_embeddings,
         "text_config": decoder_dict(config.language),

@@ -93,15 +93,15 @@ def config_to(config: LlavaConfig) -> dict[str, Any]:
     linear = isinstance(config.connector, LinearConnectorConfig)
     if not linear and (config.connector.act, config.connector.bias) != ("gelu", True):  # type: ignore[union-attr]
         raise ConfigError("config_unpublished", "LLaVA's own layout has a GELU and biases in its connector")
-    if not config.vision.class_token:
-        raise ConfigError("config_unpublished", "LLaVA's own layout has CLIP's tower")
+    if not config.vision.class_token or len(config.selection.layers) > 1:
+        raise ConfigError("config_unpublished", "LLaVA's own layout has one layer of CLIP's tower")
     return decoder_dict(config.language) | {
         "architectures": ["LlavaLlamaForCausalLM"],
         "model_type": "llava",
         "image_token_index": config.image_token_id,
         "mm_hidden_size": config.vision.hidden_dim,
         "mm_projector_type": "linear" if linear else "mlp2x_gelu",
-        "mm_vision_select_layer": config.selection.layer,
+        "mm_vision_select_layer": config.selection.layers[0],
         "mm_vision_select_feature": "cls_patch" if config.selection.keep_class_token else "patch",
         "vision_config": towers.vision_dict(config.vision),
     }
