@@ -1,6 +1,6 @@
 """`make soak`: a running `chiasm serve` under hostile pictures, addresses, strings and loads; one line a figure.
 
-    python benchmarks/soak.py [STAGE ...] [--minutes 30] [--pause 0] [--scale 1.0] [--out FILE]
+    python benchmarks/soak.py [STAGE ...] [--minutes 30] [--pause 0] [--scale 1.0] [--paths PATH …] [--out FILE]
 
 Stages: pictures, addresses, strings, schema, overload, disconnects, slow, poison, kill, soak; all of them by default.
 They share one server on the loopback device, with random miniatures; `--scale` shortens counts and times.
@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds that a client of the soak rests")
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--paths", nargs="+", default=(), help="operations of the stage schema; by default all")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     good = True
@@ -65,7 +66,12 @@ def main() -> int:
 
 def _stage(server: Served, name: str, given: argparse.Namespace) -> bool:
     start = time.monotonic()
-    figures = loads.soak(server, given.minutes, given.pause) if name == "soak" else STAGES[name](server, given.scale)
+    if name == "soak":
+        figures = loads.soak(server, given.minutes, given.pause)
+    elif name == "schema":
+        figures = description.schema(server, given.scale, given.paths)
+    else:
+        figures = STAGES[name](server, given.scale)
     leaks = server.leaks()
     line = {"stage": name, **figures, **leaks, "seconds": round(time.monotonic() - start, 1)}
     line["ok"] = bool(line["ok"]) and not leaks

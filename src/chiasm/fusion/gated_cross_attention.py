@@ -216,7 +216,14 @@ class GatedCrossAttentionLM(SplicedLM):
         positions = self.positions(batch, attend)
         if positions is None:
             positions = torch.arange(length, device=embeds.device).expand(rows, -1)
-        hidden = self.language(embeds, attend=attend, positions=positions, cache=cache, before=self._looking(gallery))
+        hidden = self.language(
+            embeds,
+            attend=attend,
+            positions=positions,
+            cache=cache,
+            before=self._looking(gallery),
+            keep=slice(length - 1, length),
+        )
         if attend is not None:
             attend = nn.functional.pad(attend, (0, capacity - length), value=True)
         last = torch.full((rows,), NONE, device=embeds.device) if gallery is None else gallery.seen[:, -1]

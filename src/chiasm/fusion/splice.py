@@ -174,7 +174,8 @@ class SplicedLM(nn.Module, ABC):
         positions = self.positions(batch, attend)
         if positions is None:
             positions = torch.arange(length, device=embeds.device).expand(rows, -1)
-        hidden = self.language(embeds, attend=attend, positions=positions, cache=cache, route=self.route(batch))
+        how = {"route": self.route(batch), "keep": slice(length - 1, length)}
+        hidden = self.language(embeds, attend=attend, positions=positions, cache=cache, **how)
         if attend is not None:
             attend = nn.functional.pad(attend, (0, capacity - length), value=True)
         last = positions.amax(0) if positions.dim() == 3 else positions
@@ -251,14 +252,21 @@ class SplicedLM(nn.Module, ABC):
         if not alone:
             cache.join([prompt.cache for prompt in prompts])
         embeds, positions, route = next_tokens(prompts, counts)
-        hidden = self.language(embeds, positions=positions, cache=cache, route=route)
+        even = min(counts) == max(counts)
+        last = slice(counts[0] - 1, counts[0]) if even else torch.tensor(counts, device=embeds.device) - 1
+        hidden = self.language(embeds, positions=positions, cache=cache, route=route, keep=last)
+        whole: list[int] = []
         for row, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
             if not alone:
                 prompt.cache.resume(*cache.part(row, start, start + count))
-        return [
-            self.language.logits(hidden[row : row + 1, count - 1]) if prompt.read == prompt.length else None
-            for row, (prompt, count) in enumerate(zip(prompts, counts, strict=True))
-        ]
+            if prompt.read == prompt.length:
+                whole.append(row)
+        found: list[torch.Tensor | None] = [None] * len(prompts)
+        if whole:  # one product: the output layer is the largest matrix
+            read = hidden[:, -1] if len(whole) == len(prompts) else hidden[whole, -1]
+            for row, logits in zip(whole, self.language.logits(read).split(1), strict=True):
+                found[row] = logits
+        return found
 
     def write(self, token_ids: torch.Tensor, slots: SplicedSlots, start: int, *, apart: bool = False) -> torch.Tensor:
         """One more token for some of the running replies.

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from chiasm.nn.additive_positions import LearnedPositionsConfig, SinusoidPositionsConfig
-from chiasm.nn.attention import AttentionConfig, QKNormConfig, Rotary
+from chiasm.nn.attention import Attention, AttentionConfig, QKNormConfig, Rotary, kept
 from chiasm.nn.blocks import Block, BlockConfig, ParallelBlock
 from chiasm.nn.cache import AnyCache, Cache, SlotCache
 from chiasm.nn.masks import AttentionMask, attention_mask, biased
@@ -30,6 +30,7 @@ from chiasm.nn.positions import (
     RotaryConfig,
     XPosConfig,
     multimodal_tables,
+    of_queries,
     rotary_tables,
     xpos_tables,
 )
@@ -191,6 +192,7 @@ class Decoder(nn.Module):
         cache: AnyCache | None = None,
         route: torch.Tensor | None = None,
         before: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
+        keep: slice | torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Hidden states of new tokens.
 
@@ -202,9 +204,11 @@ class Decoder(nn.Module):
             cache: keys and values so far; T new ones are added.
             route: (B, T) bool, the tokens that take the visual weights of routed layers; None = none.
             before: (number of a layer, the states it would read) → the states it reads; None = they stay.
+            keep: the positions whose states are wanted, a slice or one a row, (B,); None = all. Of a prompt it is the
+                last, and the last layer's own products are made for it alone.
 
         Returns:
-            (B, T, D), normalised; `logits` turns them into scores.
+            (B, T or kept, D), normalised; `logits` turns them into scores.
         """
         length, past = embeds.shape[1], cache.length if cache is not None else 0
         if positions is None:
@@ -221,13 +225,17 @@ class Decoder(nn.Module):
         x = embeds if self.config.embed_scale == 1.0 else embeds * self.config.embed_scale
         if self.positions is not None:
             x = x + self.positions(positions, x.dtype)
-        more = {} if route is None else {"route": route}
+        more: dict[str, Any] = {} if route is None else {"route": route}
+        final = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
             x = x if before is None else before(layer, x)
+            if layer == final and keep is not None and length > 1 and _chooses(block):
+                mask, rotary = mask.of_queries(keep, length), rotary and of_queries(rotary, keep)
+                more, keep = {"keep": keep}, None
             x = block(x, mask=mask, rotary=rotary, cache=cache, layer=layer, **more)
         if cache is not None:
             cache.advance(length)
-        return self.norm(x)
+        return self.norm(kept(x, keep))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(…, D) hidden states → (…, V) logits."""
@@ -266,3 +274,8 @@ class Decoder(nn.Module):
                 self._frequencies.clear()
             found = self._frequencies[key] = rotary.frequencies(width, key).to(device)
         return found
+
+
+def _chooses(block: nn.Module) -> bool:
+    """Whether a layer can compute some of its positions alone."""
+    return type(block) is Block and type(block.attn) is Attention

@@ -92,6 +92,7 @@ class Attention(nn.Module):
             widths = (self.head_dim,) * 2 if self.norm_heads else (inner, kv_inner)
             kind = nn.LayerNorm if config.qk_norm.layer_norm else RMSNorm
             self.q_norm, self.k_norm = (kind(width, config.qk_norm.eps) for width in widths)
+        self.plain = config.qk_norm is None
         eps = config.inner_norm_eps
         self.inner_norm = nn.Identity() if eps is None else nn.LayerNorm(inner, eps=eps)
         self.o_proj = nn.Linear(inner, config.output_dim or config.hidden_dim, bias=config.out_bias)
@@ -122,6 +123,7 @@ class Attention(nn.Module):
         cache: AnyCache | None = None,
         layer: int = 0,
         projected: tuple[torch.Tensor, torch.Tensor] | None = None,
+        keep: slice | torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attend.
 
@@ -133,15 +135,22 @@ class Attention(nn.Module):
             cache: where keys and values are kept; Q new ones are appended.
             layer: which layer of the cache this is.
             projected: what `project` made of the context; None = it is projected now.
+            keep: the positions of x that ask, see `kept`; all of x is attended to; None = all.
 
         Returns:
             (B, Q, output_dim).
         """
         if self.qkv_proj is None:
-            q = self._normed(self.q_proj(x), self.q_norm, self.num_heads)
+            q = self._normed(self.q_proj(kept(x, keep)), self.q_norm, self.num_heads)
             k, v = projected or self.project(x if context is None else context)
+        elif self.plain and context is projected is keep is None and rotary is not None and len(rotary) == 2:
+            heads = self.num_heads + self.num_kv_heads
+            turning, v = self._heads(self.qkv_proj(x), heads + self.num_kv_heads).split((heads, self.num_kv_heads), 1)
+            q, k = rotate(turning, rotary).split((self.num_heads, self.num_kv_heads), 1)  # both at once
+            rotary = None
         else:
             q, k, v = self._all(x)
+            q = kept(q.transpose(1, 2), keep).transpose(1, 2)
             if projected is not None or context is not None:
                 k, v = projected or self.project(context)  # type: ignore[arg-type]
         if rotary is not None:
@@ -180,6 +189,15 @@ class Attention(nn.Module):
         if group > 1:
             k, v = (x[:, :, None].expand(-1, -1, group, -1, -1).flatten(1, 2) for x in (k, v))  # (B, H, S, C)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, is_causal=mask.causal, scale=self.scale)
+
+
+def kept(x: torch.Tensor, keep: slice | torch.Tensor | None) -> torch.Tensor:
+    """Some positions of (B, T, …): a slice of all rows, or one position a row, (B,) → (B, 1, …); None = all."""
+    if keep is None:
+        return x
+    if isinstance(keep, slice):
+        return x[:, keep]
+    return x[torch.arange(len(x), device=x.device), keep][:, None]
 
 
 def row_by_row(

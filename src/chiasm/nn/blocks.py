@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from chiasm.nn.attention import AttentionConfig, Rotary
+from chiasm.nn.attention import AttentionConfig, Rotary, kept
 from chiasm.nn.cache import AnyCache
 from chiasm.nn.masks import EVERYTHING, AttentionMask
 from chiasm.nn.mla import LatentAttentionConfig
@@ -77,28 +77,20 @@ class Block(nn.Module):
         Args:
             x: (B, T, D).
             mask, rotary, cache, layer: see `Attention.forward`.
-            keep: compute only these positions of the result (they still attend to all T, as `mask` says of them); a
-                tensor (B,) names one a row.
+            keep: compute only these positions of the result (they still attend to all T, as `mask` says of them, and
+                turn as the first two of four tables of `rotary` say); a tensor (B,) names one a row.
 
         Returns:
             (B, T, D), or (B, kept, D).
         """
-        normed = self.norm1(x)
-        if keep is None:
-            attended = self.attn(normed, mask=mask, rotary=rotary, cache=cache, layer=layer)
-        else:
-            x, attended = _kept(x, keep), self.attn(_kept(normed, keep), normed, mask=mask)
+        more = {} if keep is None else {"keep": keep}  # only this attention knows of it
+        attended = self.attn(self.norm1(x), mask=mask, rotary=rotary, cache=cache, layer=layer, **more)
+        x = kept(x, keep)
         if self.scale1 is None or self.scale2 is None:
             x = x + attended
             return x + self.mlp(self.norm2(x))
         x = x + self.scale1 * attended
         return x + self.scale2 * self.mlp(self.norm2(x))
-
-
-def _kept(x: torch.Tensor, keep: slice | torch.Tensor) -> torch.Tensor:
-    if isinstance(keep, slice):
-        return x[:, keep]
-    return x[torch.arange(len(x), device=x.device), keep][:, None]  # (B, 1, D)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

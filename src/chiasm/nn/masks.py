@@ -52,6 +52,29 @@ class AttentionMask:
         """What is left of the mask for a row of `lengths` by itself."""
         return AttentionMask(None if self.allowed is None else self.allowed[..., -length:])
 
+    def of_queries(self, keep: slice | torch.Tensor, queries: int) -> AttentionMask:
+        """What is left of the mask for some of its queries.
+
+        Args:
+            keep: a slice of them, or one a row, (B,).
+            queries: Q; the last of the S keys.
+
+        Returns:
+            The mask of (B or 1, H or 1, kept, S).
+        """
+        allowed = self.allowed
+        if self.causal:
+            if isinstance(keep, slice) and keep.indices(queries) == (queries - 1, queries, 1):
+                return EVERYTHING
+            device = None if isinstance(keep, slice) else keep.device
+            allowed = torch.ones(queries, queries, dtype=torch.bool, device=device).tril()[None, None]
+        if allowed is None or allowed.shape[2] == 1:
+            return self
+        if isinstance(keep, slice):
+            return AttentionMask(allowed[:, :, keep])
+        rows = torch.arange(len(keep), device=keep.device)
+        return AttentionMask(allowed.expand(len(keep), -1, -1, -1)[rows, :, keep][:, :, None])
+
 
 EVERYTHING = AttentionMask()
 

@@ -6,6 +6,8 @@ makes ten small operations of it, which for a single token take half as long as 
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -30,7 +32,13 @@ class RMSNorm(nn.Module):
         if x.dtype == torch.float32:
             if x.numel() == len(self.weight) and x.device.type == "cpu" and not torch.is_grad_enabled():
                 row = x.reshape(-1)
-                return x * self.weight * (float(row.dot(row)) / len(row) + self.eps) ** -0.5
+                factor = (float(row.dot(row)) / len(row) + self.eps) ** -0.5
+                return torch.addcmul(_zero(), x, self.weight, value=factor)  # a plain number would be copied first
             return nn.functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
         # half precision: the reference rounds to x's type before it scales
         return self.weight * nn.functional.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype)
+
+
+@cache
+def _zero() -> torch.Tensor:
+    return torch.zeros(1)

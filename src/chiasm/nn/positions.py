@@ -220,6 +220,24 @@ def _tables(angles: torch.Tensor, dtype: torch.dtype, magnitude: float = 1.0) ->
     return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
 
+def of_queries(tables: tuple[torch.Tensor, ...], keep: slice | torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Tables of which only some positions ask: first for these, then for all keys.
+
+    Args:
+        tables: (B or 1, 1, T, C) each, of `rotary_tables` or `xpos_tables`.
+        keep: a slice of the positions, or one a row, (B,).
+
+    Returns:
+        Four tables; the first two (B or 1, 1, kept, C).
+    """
+    if isinstance(keep, slice):
+        asking = tuple(table[:, :, keep] for table in tables[:2])
+    else:
+        rows = torch.arange(len(keep), device=keep.device)
+        asking = tuple(table.expand(len(keep), -1, -1, -1)[rows, :, keep][:, :, None] for table in tables[:2])
+    return (*asking, *tables[-2:])
+
+
 def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """Turn queries or keys by their positions.
 

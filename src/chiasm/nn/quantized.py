@@ -25,6 +25,7 @@ from torch import nn
 
 GROUP = 32  # numbers that share a scale in four bits; the smallest that the kernel takes, so the most exact
 MOST_DIRECTIONS = 32  # of the error in four bits that are kept
+_multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 _BEYOND_NOISE = 1.5  # times the largest singular value that noise of the error's size has
 
 
@@ -105,13 +106,22 @@ class Int8Linear(QuantizedLinear):
         assert codes is not None
         return codes.to(self.scales.device).float() * self.scales[:, None]
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, K) → (…, N), in x's type."""
+        if x.numel() != self.in_features or x.dtype != torch.float32 or not self.fast:
+            return super().forward(x)
+        # one new token: the kernel takes its peak as the scale, and nothing around it is left to do
+        low, high = torch.aminmax(x)
+        peak = max(-float(low), float(high), 1e-30)
+        out = _multiply(x, peak / self.levels, self.levels + 1, self.packed)
+        return out if self.bias is None else out + self.bias
+
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """(M, K) → (M, N)."""
         rows = rows if rows.dtype == torch.float32 else rows.float()
         peaks = rows.abs().amax(1, keepdim=True).clamp_(min=1e-30)  # (M, 1)
         # every row now lies in −1…1, and the kernel rounds all of them alike
-        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        return multiply(rows / peaks, 1 / self.levels, self.levels + 1, self.packed).mul_(peaks)
+        return _multiply(rows / peaks, 1 / self.levels, self.levels + 1, self.packed).mul_(peaks)
 
 
 class Int4Linear(QuantizedLinear):
@@ -251,9 +261,7 @@ def _pack_int8(codes: torch.Tensor, scales: torch.Tensor) -> Any:
             zeros = torch.zeros(len(codes), dtype=torch.int64)
             matrix = torch._make_per_channel_quantized_tensor(codes, scales.double(), zeros, 0)
             packed = torch.ops.quantized.linear_prepack(matrix, None)
-            torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-                torch.zeros(1, codes.shape[1]), 1.0, 0, packed
-            )
+            _multiply(torch.zeros(1, codes.shape[1]), 1.0, 0, packed)
             return packed
         except (AttributeError, RuntimeError, NotImplementedError):
             return None
