@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from chiasm.core.errors import PromptError
+from chiasm.core.errors import ChiasmError, PromptError
 from chiasm.core.messages import Conversation, ImagePart, Message, TextPart
 from chiasm.evaluation.protocol import Item, Items, Metric, Source, Task, each
 from chiasm.evaluation.reading import yes_or_no
@@ -24,8 +24,14 @@ class Looker:
         self.capabilities = frozenset(("generate", "score", "embed"))
         self.blindness, self.stop_after, self.asked = blindness, stop_after, 0
 
-    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[str]:
-        return [self._reply(conversation) for conversation in conversations]
+    def generate(
+        self, conversations: Sequence[Conversation], max_new_tokens: int
+    ) -> Iterator[tuple[int, str | ChiasmError]]:
+        for at, conversation in enumerate(conversations):
+            try:
+                yield at, self._reply(conversation)
+            except ChiasmError as error:
+                yield at, error
 
     def _reply(self, conversation: Conversation) -> str:
         self.asked += 1

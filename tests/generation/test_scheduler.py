@@ -21,8 +21,10 @@ from chiasm.generation.requests import Request, Ticket
 from chiasm.generation.sampling import Sampling
 from chiasm.generation.scheduler import Scheduler
 from chiasm.generation.slotted import Keeping, part_ends, part_keys, picture_keys
+from chiasm.models import vilt
 from chiasm.models.model import Model
 from chiasm.nn.rotary_scaling import DynamicScaling, LongScaling
+from chiasm.weights.load import initialise
 
 # plain, three positions a token, routed weights, latent attention with experts, ALiBi, a picture in two sizes
 SLOTTED = ("llava", "qwen2_vl", "cogvlm", "xcomposer", "kimi_vl", "llava_next", "instructblip")
@@ -33,6 +35,13 @@ ELSEWHERE = ("flamingo", "idefics", "blip", "coca")
 def tiny(family: str) -> Model:
     torch.manual_seed(0)
     return chiasm.new(family, tiny=True)
+
+
+def answering() -> Model:
+    """One that chooses among answers."""
+    torch.manual_seed(0)
+    config, processor = vilt.tiny(vilt.Answers(labels=("yes", "no", "two")))
+    return Model(initialise(config), processor, vilt.FAMILY, config)
 
 
 def turn(text: str, *pictures: int) -> dict[str, Any]:
@@ -207,6 +216,31 @@ def test_prompts_are_read_side_by_side_and_one_that_fails_fails_alone(monkeypatc
     scheduler.run()
     assert isinstance(tickets.pop(3).result, RuntimeError) and max(sizes) > 2
     assert [tuple(ticket.reply.token_ids) for ticket in tickets] == [e for at, e in enumerate(expected) if at != 3]
+
+
+@pytest.mark.parametrize("family", ["llava", "blip", "vilt"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_answers_come_as_they_are_done_and_one_that_fails_fails_alone(family: str, batch_size: int) -> None:
+    model = answering() if family == "vilt" else tiny(family)
+    talks = [asked(f"what is number {at}?", at % 2) for at in range(7)]
+    expected = [reply.text for reply in model.generate(talks, max_new_tokens=4)]
+    talks.insert(3, parse_conversation([{"role": "user", "content": [{"type": "image", "image": object()}, "what?"]}]))
+    found = dict(model.answers(talks, 4, batch_size))
+    assert sorted(found) == list(range(8)) and isinstance(found.pop(3), chiasm.PictureError)
+    assert [found[at].text for at in sorted(found)] == expected  # type: ignore[union-attr]
+
+
+def test_rows_are_filled_again_when_half_of_them_are_free() -> None:
+    model = tiny("llava")
+    scheduler = model.scheduler(4, together=True)
+    tickets = [scheduler.add(Request(conversation=asked("what?", 0), max_new_tokens=3 + at)) for at in range(9)]
+    crowds = []
+    while not scheduler.idle:
+        before = scheduler.active
+        scheduler.step()
+        crowds.append((before, scheduler.active))
+    assert all(ticket.over for ticket in tickets)
+    assert all(after <= before for before, after in crowds if before > 2) and max(after for _, after in crowds) == 4
 
 
 def test_a_row_that_fails_in_the_middle_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:

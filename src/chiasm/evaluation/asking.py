@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,18 +99,35 @@ def ask_all(
         task: how to ask.
         asked: its requests.
         predictor: the model.
-        journal: where outputs go, after every batch.
-        batch_size: requests asked together; no output depends on it.
+        journal: where outputs go: replies as they are done, the others after every batch.
+        batch_size: requests asked together, but for replies, where the predictor has its own; no output depends on it.
         progress: told (task, done, all).
     """
     every = {request.key: request for condition in CONDITIONS for request in asked.requests[condition]}
     left = [request for key, request in every.items() if key not in journal]
     # questions about one picture stand together, since a model may read what they share once; then those of like length
     left.sort(key=lambda request: (request.pictures, -predictor.length(request.conversation), request.key))
+    found = _replies(task, left, predictor) if task.way == "generate" else _batches(task, left, predictor, batch_size)
+    done = len(every) - len(left)
+    for outputs in found:
+        journal.add(outputs)
+        done += len(outputs)
+        progress(task.name, done, len(every))
+
+
+def _replies(task: Task, left: Sequence[Request], predictor: Predictor) -> Iterator[dict[str, Any]]:
+    conversations = [request.conversation for request in left]
+    for at, reply in predictor.generate(conversations, task.max_new_tokens):
+        yield {left[at].key: _failure(reply) if isinstance(reply, ChiasmError) else reply}
+
+
+def _batches(task: Task, left: Sequence[Request], predictor: Predictor, batch_size: int) -> Iterator[dict[str, Any]]:
     for at in range(0, len(left), batch_size):
-        batch = left[at : at + batch_size]
-        journal.add(_outputs(task, batch, predictor))
-        progress(task.name, len(every) - len(left) + at + len(batch), len(every))
+        yield _outputs(task, left[at : at + batch_size], predictor)
+
+
+def _failure(error: ChiasmError) -> dict[str, Any]:
+    return {ERROR: {"code": error.code, "reason": error.what}}
 
 
 def _outputs(task: Task, batch: Sequence[Request], predictor: Predictor) -> dict[str, Any]:
@@ -118,7 +135,7 @@ def _outputs(task: Task, batch: Sequence[Request], predictor: Predictor) -> dict
         return dict(zip([request.key for request in batch], _answers(task, batch, predictor), strict=True))
     except ChiasmError as error:
         if len(batch) == 1:
-            return {batch[0].key: {ERROR: {"code": error.code, "reason": error.what}}}
+            return {batch[0].key: _failure(error)}
     outputs: dict[str, Any] = {}
     for request in batch:  # one bad item must not take its neighbours along
         outputs |= _outputs(task, [request], predictor)
@@ -127,8 +144,6 @@ def _outputs(task: Task, batch: Sequence[Request], predictor: Predictor) -> dict
 
 def _answers(task: Task, batch: Sequence[Request], predictor: Predictor) -> Sequence[Any]:
     conversations = [request.conversation for request in batch]
-    if task.way == "generate":
-        return predictor.generate(conversations, task.max_new_tokens)
     if task.way == "choose":
         pairs = [(request.conversation, option) for request in batch for option in request.item.options]
         scores = iter(predictor.score([pair[0] for pair in pairs], [pair[1] for pair in pairs]))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chiasm.core.errors import ChiasmError
 from chiasm.core.messages import Conversation, ImagePart, VideoPart
 from chiasm.processing.pictures import read_picture
 
@@ -33,10 +34,14 @@ class ModelPredictor:
         self.name: str = model.name
         self.capabilities = frozenset(model.capabilities)
 
-    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[str]:
-        """Greedy replies."""
-        replies = self.model.generate(list(conversations), max_new_tokens=max_new_tokens, batch_size=self.batch_size)
-        return [reply.text for reply in replies]
+    def generate(
+        self, conversations: Sequence[Conversation], max_new_tokens: int
+    ) -> Iterator[tuple[int, str | ChiasmError]]:
+        """Greedy replies, as they are done."""
+        for at, reply in self.model.answers(conversations, max_new_tokens, self.batch_size):
+            if isinstance(reply, Exception) and not isinstance(reply, ChiasmError):
+                raise reply
+            yield at, reply if isinstance(reply, ChiasmError) else reply.text
 
     def score(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> list[list[float]]:
         """Log-probabilities of each answer's tokens."""

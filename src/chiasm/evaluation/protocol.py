@@ -6,11 +6,12 @@ A task sees a `Predictor`, never a family's class. It asks once; what was answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from chiasm.core.errors import ChiasmError
 from chiasm.core.messages import Conversation, ImagePart, Message, TextPart, VideoPart
 from chiasm.data.rows import Fault
 
@@ -111,8 +112,11 @@ class Predictor(Protocol):
     name: str
     capabilities: frozenset[str]
 
-    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[str]:
-        """Replies; a reply doesn't depend on what else is asked with it."""
+    def generate(
+        self, conversations: Sequence[Conversation], max_new_tokens: int
+    ) -> Iterator[tuple[int, str | ChiasmError]]:
+        """As they are done, the number of a conversation and its reply, or why there is none; a reply doesn't depend on
+        what else is asked with it."""
 
     def score(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> list[list[float]]:
         """Log-probabilities of each answer's tokens."""

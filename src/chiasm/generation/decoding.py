@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 
@@ -31,13 +32,35 @@ def answer(scheduler: Scheduler, requests: Sequence[Request]) -> list[Reply]:
     Raises:
         ChiasmError: the first failure.
     """
-    tickets = [scheduler.add(request) for request in requests]
-    while not scheduler.idle:
+    found: dict[int, Reply] = {}
+    for at, result in answers(scheduler, requests):
+        if isinstance(result, Exception):
+            raise result
+        found[at] = result
+    return [found[at] for at in range(len(requests))]
+
+
+def answers(scheduler: Scheduler, requests: Sequence[Request]) -> Iterator[tuple[int, Reply | Exception]]:
+    """Answer requests side by side, each as soon as it is done.
+
+    Args:
+        scheduler: of the model; whoever is done makes room for the next, so that its rows stay filled.
+        requests: any number.
+
+    Yields:
+        The number of a request, and its reply or why there is none.
+    """
+    waiting, hand = iter(enumerate(requests)), dict[int, Ticket]()
+    while True:
+        for at, request in islice(waiting, max(0, scheduler.room)):
+            hand[at] = scheduler.add(request)
+        if not hand:
+            return
         scheduler.step()
-        for ticket in tickets:
-            if isinstance(ticket.result, Exception):
-                raise ticket.result
-    return [ticket.reply for ticket in tickets]
+        for at in [at for at, ticket in hand.items() if ticket.over]:
+            result = hand.pop(at).result
+            assert result is not None
+            yield at, result
 
 
 def stream(scheduler: Scheduler, request: Request) -> Iterator[str]:

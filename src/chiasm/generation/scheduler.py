@@ -51,8 +51,9 @@ class Scheduler:
         keeping: what is kept between requests.
         chunk: tokens of a prompt read at once; None = what suits the device.
         workers: where prompts are prepared, so that a large picture holds nobody up; None = here.
-        together: prompts are read side by side, and all that are there before the next token is written: sooner done
-            with all of them, later with the first; not together with `deterministic`.
+        together: prompts are read side by side, and all that are there before the next token is written; new ones begin
+            when half of the rows are free. Sooner done with all of them, later with the first; not together with
+            `deterministic`.
     """
 
     def __init__(
@@ -173,7 +174,8 @@ class Scheduler:
                 return
 
     def _begin(self) -> None:
-        while self._waiting and self.active < self.rows:
+        crowded = self._together and 2 * self.active > self.rows  # few prompts at a time make short products
+        while self._waiting and not crowded and self.active < self.rows:
             request, reply = self._waiting.popleft()
             if not reply.over:
                 alone = request.num_beams > 1 or self.slotted is not None

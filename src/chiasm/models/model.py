@@ -13,13 +13,13 @@ from torch import nn
 
 from chiasm.core.batch import Batch
 from chiasm.core.constraints import parse_constraint
-from chiasm.core.errors import CapabilityError, CheckpointError, PromptError
+from chiasm.core.errors import CapabilityError, CheckpointError, ChiasmError, PromptError
 from chiasm.core.inspection import Inspection
-from chiasm.core.messages import parse_conversation
+from chiasm.core.messages import Conversation, parse_conversation
 from chiasm.core.protocols import Answering, Embedding, Generative, Heating, Matching
 from chiasm.core.registry import Family, require
 from chiasm.core.replies import Grounding, Located, Reply, Score
-from chiasm.generation.decoding import answer, generate, stream
+from chiasm.generation.decoding import answer, answers, generate, stream
 from chiasm.generation.limits import Limits
 from chiasm.generation.requests import Request
 from chiasm.generation.sampling import Sampling
@@ -275,6 +275,24 @@ class Model:
             return self._beams(module, requests, batch_size)
         return answer(self.scheduler(batch_size, together=True), requests)
 
+    def answers(
+        self, conversations: Any, max_new_tokens: int = 128, batch_size: int = 8
+    ) -> Iterator[tuple[int, Reply | Exception]]:
+        """Answer conversations, greedily, each as soon as it is done.
+
+        Args:
+            conversations, max_new_tokens, batch_size: as for `generate`.
+
+        Returns:
+            The number of a conversation, and its reply or why there is none, in the order in which they are done.
+        """
+        self._require("generate", "answers()")
+        given = [parse_conversation(item) for item in listed(conversations)]
+        if isinstance(self.module, Answering):
+            return self._choices(given, batch_size)
+        requests = [Request(conversation=each, max_new_tokens=max_new_tokens) for each in given]
+        return answers(self.scheduler(batch_size, together=True), requests)
+
     def stream(
         self,
         conversation: Any,
@@ -461,6 +479,17 @@ class Model:
         parsed = [parse_conversation(item) for item in listed(conversations)]
         parts = [parsed[at : at + batch_size] for at in range(0, len(parsed), batch_size)]
         return [reply for part in parts for reply in choose_answers(self.module, self._ready(self.processor(part)))]
+
+    def _choices(self, given: Sequence[Conversation], batch_size: int) -> Iterator[tuple[int, Reply | Exception]]:
+        for at in range(0, len(given), batch_size):
+            part = given[at : at + batch_size]
+            try:
+                yield from enumerate(self._choose(part, batch_size), at)
+            except ChiasmError as error:
+                if batch_size == 1:
+                    yield at, error
+                else:  # one of them is at fault: the others must not pay for it
+                    yield from ((at + own, reply) for own, reply in self._choices(part, 1))
 
     def _beams(self, module: Generative, requests: Sequence[Request], batch_size: int) -> list[Reply]:
         replies: list[Reply] = []
