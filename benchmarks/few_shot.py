@@ -1,11 +1,12 @@
 """What examples are worth: invented names bound to things by 0, 1, 2, 4 and 8 examples, then one is asked for.
 
-    python benchmarks/few_shot.py runs/frozen-binding runs/flamingo-binding --plot docs/few_shot.svg
+    python benchmarks/few_shot.py nano runs/frozen-binding --dtype bfloat16 --plot docs/few_shot.svg
 
-Episodes of `scenes:test:binding`: two names that no training used, bound to two things that no training showed, in
-other words than training's. The same episodes at every number of examples, which come from both things in turn; one
-example is of either. The answer is right when it is the likelier of the two names, and when it is what the model
-writes. Without examples the first is a coin's toss. Blind: the mean picture in place of every picture.
+Episodes of `scenes:test:binding`: two names that no training used, bound to two things that no scene shows, in
+other words than training's. `--split unseen` takes pictures that no training saw, either. The same episodes at every
+number of examples, which come from both things in turn; one example is of either. The answer is right when it is the
+likelier of the two names, and when it is what the model writes. Without examples the first is a coin's toss. Blind:
+the mean picture in place of every picture. Gain: the share beyond that without examples, of the same episodes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import chiasm
 from chiasm.core.messages import Conversation, ImagePart, Message
 from chiasm.core.samples import Sample
@@ -23,10 +26,11 @@ from chiasm.data.worlds.director import World
 from chiasm.data.worlds.world import Scenes
 from chiasm.evaluation.charts import chart
 from chiasm.evaluation.controls import mean_picture
-from chiasm.evaluation.statistics import wilson
+from chiasm.evaluation.statistics import paired, resamples, wilson
 
 SHOTS = (0, 1, 2, 4, 8)
 WAYS = 2
+FIGURES = ("likelier", "gain", "written", "blind")
 
 
 def asked(sample: Sample, shots: int) -> Conversation:
@@ -57,60 +61,85 @@ def likelier(model: Any, conversation: Conversation, names: Sequence[str]) -> st
     return max(zip(scores, names, strict=True), key=lambda pair: sum(pair[0].logprobs))[1]
 
 
-def measure(model: Any, samples: Sequence[Sample], shots: int, picture: Any = None) -> dict[str, Any]:
-    """Shares right among `samples`, with 95 % Wilson intervals; nothing is written where `picture` hides the others."""
+def measure(model: Any, samples: Sequence[Sample], shots: int, picture: Any = None) -> tuple[list[bool], list[bool]]:
+    """Whether the likelier name is the right one, and whether the right one is written, of each of `samples`.
+
+    Nothing is written where `picture` hides the others.
+    """
     found = [asked(sample, shots) for sample in samples]
     if picture is not None:
         found = [blinded(conversation, picture) for conversation in found]
     answers = [sample.annotations["answers"][0] for sample in samples]
     names = [sample.annotations["choices"] for sample in samples]
-    chosen = sum(likelier(model, c, n) == a for c, n, a in zip(found, names, answers, strict=True))
-    count = len(samples)
-    told = {"shots": shots, "blind": picture is not None, "count": count, "likelier": share(chosen, count)}
-    if picture is None:
-        replies = model.generate(found, max_new_tokens=8, batch_size=10)
-        said = sum(reply.text.strip() == answer for reply, answer in zip(replies, answers, strict=True))
-        told["written"] = share(said, count)
-    return told
+    chosen = [likelier(model, c, n) == a for c, n, a in zip(found, names, answers, strict=True)]
+    if picture is not None:
+        return chosen, []
+    replies = model.generate(found, max_new_tokens=8, batch_size=10)
+    return chosen, [reply.text.strip() == answer for reply, answer in zip(replies, answers, strict=True)]
 
 
-def share(right: int, count: int) -> tuple[float, float, float]:
-    """A share in per cent and its interval's ends."""
-    low, high = wilson(right, count)
-    return 100 * right / count, 100 * low, 100 * high
+def told(right: Sequence[bool]) -> tuple[float, float, float]:
+    """A share in per cent and its 95 % Wilson interval's ends."""
+    low, high = wilson(sum(right), len(right))
+    return 100 * sum(right) / len(right), 100 * low, 100 * high
+
+
+def gained(right: Sequence[bool], before: Sequence[bool]) -> tuple[float, float, float]:
+    """Points by which one share of the same episodes is above another, and the ends of the paired 95 % interval."""
+    one, other = (100 * np.array(flags, dtype=float) for flags in (right, before))
+    rows = resamples([str(row) for row in range(len(one))])
+    found = paired(lambda at: one[at].mean(), lambda at: other[at].mean(), len(one), rows)
+    return found["difference"], found["low"], found["high"]
+
+
+def curve(model: Any, name: str, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The figures of one model at every number of examples, printed as they come."""
+    mean = mean_picture([next(iter(sample.conversation.images())).source for sample in samples])
+    rows, before = [], None
+    for shots in SHOTS:
+        chosen, written = measure(model, samples, shots)
+        before = before or chosen
+        row: dict[str, Any] = {"model": name, "shots": shots, "count": len(samples), "likelier": told(chosen)}
+        row |= {"gain": gained(chosen, before), "written": told(written)}
+        rows.append(row | {"blind": told(measure(model, samples, shots, mean)[0])})
+        cells = [f"{rows[-1][key][0]:.1f} % ({rows[-1][key][1]:.0f}–{rows[-1][key][2]:.0f})" for key in FIGURES]
+        print(f"| {name} | {shots} | {' | '.join(cells)} |", flush=True)
+    return rows
 
 
 def main() -> None:
     """Print the table; draw the curve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
+    parser.add_argument("--split", default="test", choices=("test", "unseen"))
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--nouns", type=int, default=100, help="names that training knew")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     world = World(shots=max(SHOTS) // WAYS, ways=WAYS, nouns=options.nouns)
-    samples = list(Scenes("test", ["binding"], options.count, world))
-    mean = mean_picture([next(iter(sample.conversation.images())).source for sample in samples])
-    series: dict[str, list[tuple[float, float]]] = {}
+    samples = list(Scenes(options.split, ["binding"], options.count, world))
+    print("| model | examples | likelier name | gain | written | blind, likelier |\n|---|---|---|---|---|---|")
     rows = []
-    print("| model | examples | likelier name | written | blind, likelier |\n|---|---|---|---|---|")
     for source in options.models:
-        model, name = chiasm.load(source), Path(source).name
+        model = chiasm.load(source, dtype=options.dtype)
         model.remember_pictures(1024)
-        for shots in SHOTS:
-            seen, blind = measure(model, samples, shots), measure(model, samples, shots, mean)
-            rows += [{"model": name, **told} for told in (seen, blind)]
-            figures = (seen["likelier"], seen["written"], blind["likelier"])
-            cells = [f"{value:.1f} % ({low:.0f}–{high:.0f})" for value, low, high in figures]
-            print(f"| {name} | {shots} | {' | '.join(cells)} |", flush=True)
-            for told, label in ((seen, name), (blind, f"{name}, blind")):
-                series.setdefault(label, []).append((shots, told["likelier"][0]))
+        rows += curve(model, Path(source).name, samples)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     if options.plot:
-        drawn = chart(series, "new names from examples", "examples", "% right of two")
-        options.plot.write_text(drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n", "utf-8")
+        options.plot.write_text(drawn(rows), "utf-8")
+
+
+def drawn(rows: Sequence[dict[str, Any]]) -> str:
+    """The likelier names' curves, each beside its blind one."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for key, label in (("likelier", row["model"]), ("blind", f"{row['model']}, blind")):
+            series.setdefault(label, []).append((row["shots"], row[key][0]))
+    svg = chart(series, "new names from examples", "examples", "% right of two")
+    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
 
 
 if __name__ == "__main__":

@@ -90,3 +90,12 @@ def test_a_thing_that_shows_in_two_cells_is_counted_once_and_doubt_finds_more():
     names, sure, found = connector.find(what)
     assert found[0, [4, 12]].all() and sure[0, 4] > 0.5
     assert connector.counts(names, found)[0, 12].argmax() >= 1
+
+
+def test_bfloat16_says_what_float32_says():
+    torch.manual_seed(0)
+    connector, features = CONFIG.build(), torch.randn(2, 25, 6)
+    expected = connector(features)
+    said = connector.bfloat16()(features.bfloat16())
+    assert said.dtype == torch.bfloat16
+    assert (said.float() - expected).abs().mean() < 0.05 * expected.abs().mean()

@@ -114,7 +114,9 @@ def test_the_splits_hold_out_pairs_pictures_and_words() -> None:
 def test_new_names_are_bound_in_tests_to_things_that_no_scene_shows() -> None:
     known, new = cast(100, "all")
     assert not {noun.name for noun in known} & {noun.name for noun in new}
-    for split, things, words in (("train", known, invented(False)), ("test", new, invented(True))):
+    held_out = {key for noun in new for key in noun.unseen}
+    splits = (("train", known, invented(False)), ("test", new, invented(True)), ("unseen", new, invented(True)))
+    for split, things, words in splits:
         for sample in [*Scenes(split, ["few_shot"], 60, World(shots=2, ways=3)),
                        *Scenes(split, ["binding"], 60, World(shots=2, ways=3))]:  # fmt: skip
             assert set(sample.annotations["things"]) <= {noun.name for noun in things}
@@ -125,6 +127,10 @@ def test_new_names_are_bound_in_tests_to_things_that_no_scene_shows() -> None:
                 part.source.actors[0].name: turns[2 * i + 1].text for i, part in enumerate(sample.conversation.images())
             }
             assert len(bound) == 3 == len(set(bound.values()))
+            drawn = {actor.picture in held_out for stage in stages(sample) for actor in stage.actors}
+            assert drawn == {split == "unseen"}
+    with pytest.raises(ConfigError, match="nouns is 300, which leaves unseen 0 new things of the 2 in an episode"):
+        next(iter(Scenes("unseen", ["binding"], 1, World(nouns=300))))
 
 
 def test_binding_shows_few_different_pictures_of_a_thing() -> None:

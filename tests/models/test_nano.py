@@ -1,6 +1,12 @@
-"""The bundled nano: it loads from wheels and this package alone, and sees."""
+"""The bundled nano: it loads from wheels and this package alone, and sees, one picture or several."""
+
+import re
+
+import pytest
+import torch
 
 import chiasm
+from chiasm.core.errors import PromptError
 from chiasm.data.worlds.pictures import Shelf
 from chiasm.data.worlds.questions import sample_question
 from chiasm.data.worlds.scenes import draw
@@ -20,3 +26,49 @@ def test_bundled_nano_answers_about_held_out_scenes():
     # a guesser is right four times and never: benchmarks/nano.py measures, this only proves that it sees
     right = [reply.text == answer for reply, answer in zip(replies, answers, strict=True)]
     assert sum(right[:8]) >= 6 and sum(right[8:]) >= 3
+
+
+def shown(count: int) -> tuple[list[dict], list[str]]:
+    """`count` pictures of one thing each as turns before a last question, and the things' names."""
+    shelf, turns, names = Shelf(), [], []
+    for index in range(100):
+        scene, question = sample_question(5, "train", index, "naming")
+        if len(scene.things) == 1 and question.answer not in names:
+            parts = [{"type": "image", "image": draw(scene, shelf)}, {"type": "text", "text": "What is this?"}]
+            turns += [{"role": "user", "content": parts}, {"role": "assistant", "content": question.answer}]
+            names.append(question.answer)
+        if len(names) == count:
+            return turns[:-1], names
+    raise AssertionError(f"{len(names)} scenes of one thing among 100")
+
+
+def test_two_pictures_are_told_apart():
+    model, (turns, names) = chiasm.load("nano"), shown(2)
+    pictures = [turns[0]["content"][0], turns[2]["content"][0]]
+    alone = [[{"role": "user", "content": [picture, turns[0]["content"][1]]}] for picture in pictures]
+    # the second turn is answered from its own picture, and both orders of the same two give both names
+    replies = model.generate([*alone, turns, [*alone[1], {"role": "assistant", "content": names[1]}, *alone[0]]])
+    assert [reply.text for reply in replies] == [*names, names[1], names[0]]
+    assert [reply.usage.image_tokens for reply in replies] == [40, 40, 80, 80]
+
+
+def test_several_pictures_are_counted_and_read_alike_in_a_batch_and_alone():
+    model = chiasm.new("nano", tiny=True)
+    talks = [shown(count)[0] for count in (1, 3, 2)]
+    seen = [model.inspect(talk).to_json() for talk in talks]
+    assert [len(one["pictures"]) for one in seen] == [1, 3, 2]
+    assert {picture["tokens"] for one in seen for picture in one["pictures"]} == {model.config.connector.num_tokens}
+    together = model.module(model.processor(talks))[:, -1]
+    alone = torch.cat([model.module(model.processor([talk]))[:, -1] for talk in talks])
+    assert (together - alone).abs().max() <= 1e-5
+
+
+def test_the_context_alone_bounds_pictures_and_both_numbers_are_said():
+    model, (turns, _) = chiasm.new("nano", tiny=True), shown(2)
+    with pytest.raises(PromptError) as caught:
+        model.processor([turns[:2] * 200 + turns[2:]])
+    assert caught.value.code == "context_exceeded"
+    given, visual, most = map(
+        int, re.search(r"has (\d+) tokens \((\d+) visual\), the model takes (\d+)", caught.value.what).groups()
+    )
+    assert visual == 201 * model.config.connector.num_tokens < given and given > most == 2048

@@ -137,14 +137,14 @@ class SoftWordConnector(nn.Module):
     def logits(self, directions: torch.Tensor) -> list[torch.Tensor]:
         """(B, P, D) float32 directions → (B, P, words) of each vocabulary; the first ends with "nothing"."""
         scaled = self.log_scale.exp() * directions
-        what = scaled @ torch.cat((self.match_0, F.normalize(self.nothing, dim=0)[None])).T
+        what = scaled @ torch.cat((self.match_0, F.normalize(self.nothing, dim=0)[None])).to(scaled.dtype).T
         held = what.softmax(-1)[..., :-1]  # (B, P, names)
         there = held.sum(-1, keepdim=True)  # (B, P, 1)
         root = (held / there.clamp(min=1e-6) + 1e-8).sqrt()
         like = (root * (there * root).sum(1, keepdim=True)).sum(-1)  # (B, P)
         counts = torch.arange(1, self.config.words[2] + 1, device=like.device)
         many = -self.log_sharpness.exp() * (like[..., None] - counts) ** 2
-        return [what, scaled @ self.match_1.T, many]
+        return [what, scaled @ self.match_1.to(scaled.dtype).T, many]
 
     def find(self, what: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The things that a picture's cells hold.
@@ -182,10 +182,10 @@ class SoftWordConnector(nn.Module):
         mixtures = zip(shares, (self.phrase_0, self.phrase_1, self.phrase_2), strict=True)
         said = torch.cat(
             [
-                torch.einsum("bsw,wtd->bstd", share.gather(1, chosen.expand(-1, -1, share.shape[-1])), phrase)
+                torch.einsum("bsw,wtd->bstd", share.gather(1, chosen.expand(-1, -1, share.shape[-1])), phrase.float())
                 for share, phrase in mixtures
             ],
             2,
         )
         sure = sure.gather(1, chosen[..., 0])[..., None, None]  # (B, slots, 1, 1)
-        return (sure * said + (1 - sure) * self.silence).flatten(1, 2)
+        return (sure * said + (1 - sure) * self.silence).flatten(1, 2).to(features.dtype)

@@ -107,9 +107,7 @@ def processor(config: NanoConfig, parts: Parts) -> Processor:
     pictures = ImageProcessor(
         tiler=Stretch(size=size, patch=CELL, extra=spoken), rescale_factor=1.0, mean=(127.0,) * 3, std=(128.0,) * 3
     )
-    return Processor(
-        parts.tokenizer, pictures, template=CHATML_TEMPLATE, max_length=config.language.context_length, max_images=1
-    )
+    return Processor(parts.tokenizer, pictures, template=CHATML_TEMPLATE, max_length=config.language.context_length)
 
 
 def _nano() -> NanoConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from chiasm.core.errors import ConfigError
 from chiasm.core.messages import ImagePart, Part, TextPart
 from chiasm.data.worlds import phrases
 from chiasm.data.worlds.director import Director, invented
@@ -192,11 +193,20 @@ def binding(director: Director) -> Row:
     return _episode(director, "binding", pose, picture_last=True)
 
 
+def _new(director: Director) -> list[Noun]:
+    """Things outside the world that the split has pictures of."""
+    new = [noun for noun in director.new if noun.pictures(director.split)]
+    if len(new) < director.world.ways:
+        what = f"nouns is {director.world.nouns}, which leaves {director.split} {len(new)} new things"
+        raise ConfigError("option_out_of_range", f"{what} of the {director.world.ways} in an episode")
+    return new
+
+
 def _episode(director: Director, kind: str, posing: Callable[[Noun], Director], *, picture_last: bool = False) -> Row:
     """Examples and a question; `posing` says who makes the choices of a thing's picture."""
     rng, world = director.rng, director.world
     novel = director.split in ("test", "unseen")
-    things = rng.sample(director.new, world.ways) if novel else director.names(world.ways)
+    things = rng.sample(_new(director), world.ways) if novel else director.names(world.ways)
     names = rng.sample(invented(novel), world.ways)
     order = [number for number in range(world.ways) for _ in range(world.shots)]
     rng.shuffle(order)
@@ -204,7 +214,7 @@ def _episode(director: Director, kind: str, posing: Callable[[Noun], Director], 
     turns = []
     for number in (*order, asked):
         pose = posing(things[number])
-        picture = pose.rng.choice(things[number].pictures("train" if novel else director.split))
+        picture = pose.rng.choice(things[number].pictures(director.split))
         center, edge = (
             (world.size * pose.rng.uniform(0.4, 0.6), world.size * pose.rng.uniform(0.4, 0.6)),
             0.5 * world.size,
