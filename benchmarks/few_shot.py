@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--nouns", type=int, default=100, help="names that training knew")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--image-tokens", type=int, help="most visual tokens for each picture")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -125,6 +126,8 @@ def main() -> None:
     for source in options.models:
         model = chiasm.load(source, dtype=options.dtype)
         model.remember_pictures(1024)
+        if options.image_tokens:
+            model.processor = model.processor.within(options.image_tokens)
         rows += curve(model, Path(source).name, samples)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")

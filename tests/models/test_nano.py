@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import chiasm
-from chiasm.core.errors import PromptError
+from chiasm.core.errors import ConfigError, PromptError
 from chiasm.data.worlds.pictures import Shelf
 from chiasm.data.worlds.questions import sample_question
 from chiasm.data.worlds.scenes import draw
@@ -72,3 +72,21 @@ def test_the_context_alone_bounds_pictures_and_both_numbers_are_said():
         int, re.search(r"has (\d+) tokens \((\d+) visual\), the model takes (\d+)", caught.value.what).groups()
     )
     assert visual == 201 * model.config.connector.num_tokens < given and given > most == 2048
+
+
+def test_a_budget_of_tokens_is_a_number_of_things():
+    model, (turns, _) = chiasm.new("nano", tiny=True), shown(2)
+    each, whole = sum(model.config.connector.tokens), model.processor
+    assert model.inspect(turns).to_json()["pictures"][0]["tokens"] == 2 * each
+    expected = model.module(whole([turns]))
+    for budget, tokens in ((each, each), (2 * each - 1, each), (2 * each, 2 * each), (99, 2 * each)):
+        model.processor = whole.within(budget)
+        batch = model.processor([turns])
+        assert [span.stop - span.start for span in batch.spans] == [tokens] * 2
+        features = model.module.visual_features(batch.pixel_values)
+        said = model.module.encode_images(batch.pixel_values, batch.plans)
+        assert torch.equal(torch.stack(said), model.module.connector(features, tokens // each))
+        if tokens == 2 * each:
+            assert torch.equal(model.module(batch), expected)
+    with pytest.raises(ConfigError, match=f"a budget of {each - 1} visual tokens .* needs at least {each}"):
+        whole.within(each - 1)

@@ -173,12 +173,25 @@ class SoftWordConnector(nn.Module):
         alike = ((name[:, :, None] == name[:, None, :]) & found[:, None, :]).sum(-1)
         return F.one_hot(alike.clamp(1, self.config.words[2]) - 1, self.config.words[2]).float()
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, P, input_dim) features → (B, N, D) tokens."""
+    def forward(self, features: torch.Tensor, num_slots: int | None = None) -> torch.Tensor:
+        """Say what the cells hold.
+
+        Args:
+            features: (B, P, input_dim).
+            num_slots: of how many cells it speaks, the surest; None = as configured.
+
+        Returns:
+            (B, N, D) tokens.
+        """
         what, where, _ = self.logits(self.directions(features).float())
         names, sure, found = self.find(what)
         shares = (names, where.softmax(-1), self.counts(names, found))
-        chosen = torch.where(found, sure, 0.1 * sure).topk(self.config.num_slots).indices.sort().values[..., None]
+        chosen = (
+            torch.where(found, sure, 0.1 * sure)
+            .topk(num_slots or self.config.num_slots)
+            .indices.sort()
+            .values[..., None]
+        )
         mixtures = zip(shares, (self.phrase_0, self.phrase_1, self.phrase_2), strict=True)
         said = torch.cat(
             [

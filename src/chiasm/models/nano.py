@@ -7,11 +7,12 @@ connector that says what it found in mixtures of the language model's own embedd
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from chiasm.connectors.soft_words import SoftWordConnector, SoftWordsConfig
+from chiasm.core.plan import ImagePlan
 from chiasm.core.registry import Family, register
 from chiasm.fusion.splice import SplicedLM
 from chiasm.language.decoder import Decoder, DecoderConfig
@@ -64,6 +65,33 @@ class Nano(SplicedLM):
         """(crops, 3, h, w) → (crops, P, D) features of every 32×32 pixel cell, in reading order."""
         return self.vision.cells(pixels)
 
+    def connect(self, features: torch.Tensor, plans: list[ImagePlan] | tuple[ImagePlan, ...]) -> list[torch.Tensor]:
+        """(crops, P, D) features, one crop a picture → one (N, D) tensor a picture, N as its plan has it."""
+        counts = [plan.num_tokens // sum(self.config.connector.tokens) for plan in plans]
+        said = {count: self.connector(features, count) for count in set(counts)}  # usually one
+        return [said[count][row] for row, count in enumerate(counts)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phrases(Stretch):
+    """Stretched to the tower's square and spoken of in some phrases; a budget of tokens is one of phrases.
+
+    Attributes:
+        each: visual tokens of a phrase.
+    """
+
+    each: int
+
+    @property
+    def fewest_tokens(self) -> int:
+        """One phrase."""
+        return self.each
+
+    def within(self, tokens: int) -> Phrases:
+        """At most so many tokens; see `budget.within`."""
+        beyond = self.plan(self.size).num_tokens - tokens // self.each * self.each
+        return replace(self, extra=self.extra - max(0, beyond))
+
 
 def nano_config(
     vision: EfficientNetConfig,
@@ -105,7 +133,10 @@ def processor(config: NanoConfig, parts: Parts) -> Processor:
     size = (config.vision.image_size, config.vision.image_size)
     spoken = config.connector.num_tokens - config.connector.num_positions  # the connector speaks of some cells only
     pictures = ImageProcessor(
-        tiler=Stretch(size=size, patch=CELL, extra=spoken), rescale_factor=1.0, mean=(127.0,) * 3, std=(128.0,) * 3
+        tiler=Phrases(size=size, patch=CELL, extra=spoken, each=sum(config.connector.tokens)),
+        rescale_factor=1.0,
+        mean=(127.0,) * 3,
+        std=(128.0,) * 3,
     )
     return Processor(parts.tokenizer, pictures, template=CHATML_TEMPLATE, max_length=config.language.context_length)
 
