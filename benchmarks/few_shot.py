@@ -6,7 +6,8 @@ Episodes of `scenes:test:binding`: two names that no training used, bound to two
 other words than training's. `--split unseen` takes pictures that no training saw, either. The same episodes at every
 number of examples, which come from both things in turn; one example is of either. The answer is right when it is the
 likelier of the two names, and when it is what the model writes. Without examples the first is a coin's toss. Blind:
-the mean picture in place of every picture. Gain: the share beyond that without examples, of the same episodes.
+the mean picture in place of every picture. Gain: the share beyond that without examples, of the same episodes, as
+beyond blind.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from chiasm.evaluation.statistics import paired, resamples, wilson
 
 SHOTS = (0, 1, 2, 4, 8)
 WAYS = 2
-FIGURES = ("likelier", "gain", "written", "blind")
+FIGURES = ("likelier", "gain", "written", "blind", "beyond")
 
 
 def asked(sample: Sample, shots: int) -> Conversation:
@@ -92,17 +93,18 @@ def gained(right: Sequence[bool], before: Sequence[bool]) -> tuple[float, float,
     return found["difference"], found["low"], found["high"]
 
 
-def curve(model: Any, name: str, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """The figures of one model at every number of examples, printed as they come."""
+def curve(model: Any, name: str, samples: Sequence[Sample], numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """The figures of one model at some numbers of examples, printed as they come; gains are beyond the first."""
     mean = mean_picture([next(iter(sample.conversation.images())).source for sample in samples])
     rows, before = [], None
-    for shots in SHOTS:
-        chosen, written = measure(model, samples, shots)
+    for shots in numbers:
+        (chosen, written), (hidden, _) = measure(model, samples, shots), measure(model, samples, shots, mean)
         before = before or chosen
         row: dict[str, Any] = {"model": name, "shots": shots, "count": len(samples), "likelier": told(chosen)}
         row |= {"gain": gained(chosen, before), "written": told(written)}
-        rows.append(row | {"blind": told(measure(model, samples, shots, mean)[0])})
-        cells = [f"{rows[-1][key][0]:.1f} % ({rows[-1][key][1]:.0f}–{rows[-1][key][2]:.0f})" for key in FIGURES]
+        row |= {"blind": told(hidden), "beyond": gained(chosen, hidden)}
+        rows.append(row)
+        cells = [f"{row[key][0]:.1f} % ({row[key][1]:.0f}–{row[key][2]:.0f})" for key in FIGURES]
         print(f"| {name} | {shots} | {' | '.join(cells)} |", flush=True)
     return rows
 
@@ -113,6 +115,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--split", default="test", choices=("test", "unseen"))
     parser.add_argument("--count", type=int, default=150)
+    parser.add_argument("--shots", type=int, nargs="+", default=SHOTS, choices=SHOTS)
     parser.add_argument("--nouns", type=int, default=100, help="names that training knew")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--image-tokens", type=int, help="most visual tokens for each picture")
@@ -121,14 +124,15 @@ def main() -> None:
     options = parser.parse_args()
     world = World(shots=max(SHOTS) // WAYS, ways=WAYS, nouns=options.nouns)
     samples = list(Scenes(options.split, ["binding"], options.count, world))
-    print("| model | examples | likelier name | gain | written | blind, likelier |\n|---|---|---|---|---|---|")
+    print("| model | examples | likelier name | gain | written | blind, likelier | beyond blind |")
+    print("|---|---|---|---|---|---|---|")
     rows = []
     for source in options.models:
         model = chiasm.load(source, dtype=options.dtype)
         model.remember_pictures(1024)
         if options.image_tokens:
             model.processor = model.processor.within(options.image_tokens)
-        rows += curve(model, Path(source).name, samples)
+        rows += curve(model, Path(source).name, samples, options.shots)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     if options.plot:
