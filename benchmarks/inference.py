@@ -4,6 +4,7 @@ Both sides load the same folder (random weights; the reference in float32) and r
 timed their greedy tokens must be equal, in float32; quantized sides are timed against the same reference. The rows:
 - quantized: the LLaVA of `benchmarks/speed.py` (SmolLM2-135M's size, 256 visual tokens) with 8 and 4 bits, reading and
   writing; CLIP ViT-B/32 with 8 bits in all layers, and the least cosine to float32's embeddings;
+- half: the same LLaVA in bfloat16, beside the reference in float32 and in bfloat16, as loaded and as served (packed);
 - shaped like Qwen2.5-VL, InternVL, BLIP-2 and IDEFICS, 576 wide and 12 layers deep: reading a prompt with pictures
   (four for IDEFICS), and writing after it, in float32 and with 8 bits.
 Sides take turns; ratios are medians of neighbouring runs. `CPU time` is the same ratio of processor time.
@@ -35,6 +36,7 @@ from chiasm.generation.decoding import generate
 from chiasm.generation.limits import Limits
 from chiasm.generation.sampling import Sampling
 from chiasm.models.model import Model
+from chiasm.models.packing import pack
 from chiasm.weights.export import check_hf
 from chiasm.weights.load import initialise, writer_for
 from chiasm.weights.quantize import quantize
@@ -183,6 +185,19 @@ def quantized_rows(runs: int) -> dict[str, Any]:
     return rows
 
 
+def half_rows(runs: int) -> dict[str, Any]:
+    """LLaVA in bfloat16, beside both types of the reference."""
+    rows: dict[str, Any] = {}
+    for half in (False, True):
+        module, mine, reference = speed.llava_sides(256, half)
+        module.bfloat16()
+        beside = "bfloat16" if half else "float32"
+        rows |= two_rows(f"llava bfloat16 by {beside}", mine, reference, runs, same=False)
+        if pack(module):
+            rows |= two_rows(f"llava bfloat16 packed by {beside}", mine, reference, runs, same=False)
+    return rows
+
+
 def record(path: Path, rows: dict[str, Any]) -> None:
     """Replace rows of a JSON file, and keep its others unless another kind of processor measured them."""
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -198,11 +213,16 @@ def main() -> int:
     parser.add_argument("--record", type=Path, help="a JSON file whose rows are replaced by what is measured now")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of both sides")
     parser.add_argument("--runs", type=int, default=5, help="pairs of runs of each figure")
-    parser.add_argument("--only", default="", help="parts, by commas: quantized, qwen2_5_vl, internvl, blip2, idefics")
+    parser.add_argument(
+        "--only", default="", help="parts, by commas: quantized, half, qwen2_5_vl, internvl, blip2, idefics"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
-    parts: dict[str, Callable[[], dict[str, Any]]] = {"quantized": lambda: quantized_rows(options.runs)}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "quantized": lambda: quantized_rows(options.runs),
+        "half": lambda: half_rows(options.runs),
+    }
     for name, pictures in (("qwen2_5_vl", 1), ("internvl", 1), ("blip2", 1), ("idefics", 4)):
         parts[name] = lambda name=name, pictures=pictures: family_rows(name, pictures, options.runs)
     chosen = [name for name in options.only.split(",") if name] or list(parts)
@@ -212,7 +232,7 @@ def main() -> int:
             rows[title] = row
             more = f"  cosine {row['cosine']}" if "cosine" in row else ""
             print(
-                f"{title:34}{row['chiasm']:>10}{row['transformers']:>10} {row['unit']:11}{row['ratio']:>7}×"
+                f"{title:44}{row['chiasm']:>10}{row['transformers']:>10} {row['unit']:11}{row['ratio']:>7}×"
                 f"{row['processor_time_ratio']:>8}× CPU{more}",
                 file=sys.stderr if options.json else sys.stdout,
                 flush=True,

@@ -109,16 +109,18 @@ def llava_shaped(image: int = 112, layers: int = 30) -> tuple[Any, Any]:
     return same_weights(theirs), theirs
 
 
-def llava_sides(side: int = 112) -> tuple[Any, Callable[[int], Side], Callable[[int], Side]]:
+def llava_sides(side: int = 112, half: bool = False) -> tuple[Any, Callable[[int], Side], Callable[[int], Side]]:
     """A LLaVA with a 135M language model, a prompt and a picture.
 
     Args:
         side: pixels of the picture's side.
+        half: the reference computes in bfloat16.
 
     Returns:
         Our module; ours and theirs, each from a number of new tokens to a function to time that gives their ids.
     """
     ours, theirs = llava_shaped(side)
+    theirs = theirs.bfloat16() if half else theirs
     grid = side // 16
     slots = grid**2
     ids = torch.randint(1, 49000, (1, slots + TEXT_TOKENS))
@@ -133,7 +135,8 @@ def llava_sides(side: int = 112) -> tuple[Any, Callable[[int], Side], Callable[[
         return lambda: torch.tensor(generate(ours, batch, NoText(), limits, Sampling())[0].token_ids)
 
     def reference(count: int) -> Side:
-        given = {"input_ids": ids, "attention_mask": attend, "pixel_values": pixels, "max_new_tokens": count}
+        given = {"input_ids": ids, "attention_mask": attend, "max_new_tokens": count}
+        given["pixel_values"] = pixels.bfloat16() if half else pixels
         return lambda: theirs.generate(**given, do_sample=False)[0, ids.shape[1] :]
 
     return ours, mine, reference

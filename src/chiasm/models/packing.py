@@ -20,7 +20,8 @@ def pack(module: nn.Module) -> bool:
         module: the model, its weights loaded.
 
     Returns:
-        Whether it was done: only a float32 model on a CPU is packed, with a language model that writes.
+        Whether it was done: only a model on a CPU is packed, with a language model that writes, in float32 or where the
+        processor has its instructions in bfloat16.
     """
     language = getattr(module, "language", None)
     if not isinstance(language, (Decoder, EncoderDecoder)) or not packable(language):

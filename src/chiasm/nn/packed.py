@@ -1,7 +1,8 @@
-"""Linear layers whose float32 matrix lies as oneDNN's kernels read it, on a CPU: the same numbers, less waiting.
+"""Linear layers whose matrix lies as oneDNN's kernels read it, on a CPU: the same numbers, less waiting.
 
 A product of few rows with a large matrix spends its time bringing the matrix into the kernel's order, anew at every
-call. That is done here once, for batches of running replies. One row alone takes as long as before.
+call. That is done here once, for batches of running replies. One float32 row alone takes as long as before, one in
+bfloat16 two thirds of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from chiasm.nn.quantized import QuantizedLinear
+from chiasm.nn.storage import narrow_type
 
 
 class PackedLinear(QuantizedLinear):
@@ -27,11 +29,11 @@ class PackedLinear(QuantizedLinear):
     @property
     def nbytes(self) -> int:
         """Bytes that the matrix takes."""
-        return 4 * self.out_features * self.in_features
+        return self.packed.element_size() * self.out_features * self.in_features
 
     def rounded(self) -> torch.Tensor:
         """(N, K) float32."""
-        return self.packed.to_dense()
+        return self.packed.to_dense().float()
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """(M, K) → (M, N)."""
@@ -39,7 +41,9 @@ class PackedLinear(QuantizedLinear):
 
 
 def packable(module: nn.Module) -> bool:
-    """Whether every linear layer inside is float32 on a CPU, and this build of torch has the kernels."""
+    """Whether the linear layers inside are on a CPU and of one type for which this build and processor have kernels."""
     weights = [part.weight for part in module.modules() if isinstance(part, nn.Linear)]
-    plain = all(weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in weights)
-    return bool(weights) and plain and torch.backends.mkldnn.is_available()
+    if {weight.device.type for weight in weights} != {"cpu"} or not torch.backends.mkldnn.is_available():
+        return False
+    types = {weight.dtype for weight in weights}
+    return types == {torch.float32} or (types == {torch.bfloat16} and narrow_type() == torch.bfloat16)
