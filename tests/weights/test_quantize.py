@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.nn.rounding import plain_int8
 
 import chiasm
 from chiasm.core.errors import CheckpointError, ConfigError
@@ -28,13 +29,18 @@ def numbers(model) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", sorted(chiasm.families()))
-def test_every_family_stays_close(name: str) -> None:
+def test_every_family_computes_its_rounded_layers_and_stays_close(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
     model = chiasm.new(name, tiny=True)
     before = numbers(model)
     quantize(model.module, "int8:all")
     assert any(isinstance(part, QuantizedLinear) for part in model.module.modules())
+    found, most = numbers(model), float(before.abs().max())
     share = 0.04 if torch.cpu._is_vnni_supported() else 0.08  # inputs are rounded to 7 bits there, twice as coarsely
-    torch.testing.assert_close(numbers(model), before, atol=share * float(before.abs().max()), rtol=0)
+    torch.testing.assert_close(found, before, atol=share * most, rtol=0)
+    # the rounding is all that differs; an input that lies between two codes may fall to either, a whole step apart
+    monkeypatch.setattr(Int8Linear, "forward", plain_int8)
+    torch.testing.assert_close(found, numbers(model), atol=share / 4 * most, rtol=0)
 
 
 def test_language_model_alone_unless_all_is_asked(tmp_path: Path) -> None:
