@@ -15,6 +15,7 @@ from typing import Any
 from hostile.server import Served
 
 REPOSITORY = Path(__file__).parents[2]
+SETTINGS = Path(__file__).with_name("schemathesis.toml")
 JUDGING_INPUT = "positive_data_acceptance,negative_data_rejection"
 
 
@@ -46,7 +47,8 @@ def tried(server: Served, examples: int, hooked: bool, *words: str) -> dict[str,
     start = time.monotonic()
     done = subprocess.run(
         [
-            sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "-n", str(examples),
+            sys.executable, "-m", "schemathesis.cli", "--config-file", str(SETTINGS), "run",
+            f"{server.url}/openapi.json", "-n", str(examples),
             "--continue-on-failure", "--no-shrink", "--no-color", *without, *words,
         ],
         cwd=REPOSITORY, capture_output=True, text=True,
