@@ -13,11 +13,13 @@ the language model's own input embeddings of its tokens: what the language model
 read, as in AlignVLM (Masry et al. 2025), whose mixtures are over the whole vocabulary. Only the `num_slots` cells that
 most probably hold something are spoken of, in reading order, so a picture costs num_slots × (tokens of a phrase).
 
-When it speaks, it counts what it found instead of adding up probabilities: a cell is found when it holds something more
-surely than its eight neighbours, and the nine of them add up to more than `LEAST`. Names are weighed by how often the
-whole picture says them, and found things of one most probable name are alike. Sums come out too low for scenes it
-hasn't trained on: 73 % of them were right on 1,200 validation scenes, and 92 % of these counts, once "nothing" was
-believed less by the `doubt` that was fitted there.
+When it speaks, it counts what it found instead of adding up probabilities, which come out too low for scenes it
+hasn't trained on: a cell is found when it holds something more surely than its eight neighbours, and the nine of them
+add up to more than `LEAST`; there, "nothing" is believed less by a fitted `doubt`. Beside a surer one a cell is
+found, too, when it holds something for certain: by more than `CERTAIN`, with "nothing" believed more by `STRICT`.
+Names are weighed by how often the whole picture says them, and found things of one most probable name are alike. Of
+the counts in 2,000 validation scenes 89.2 % are right so, and 88.1 % without certain cells; the numbers were fitted
+on half of them.
 
 The first vocabulary has one more entry, "nothing", with vectors of its own; an empty cell's phrase is that. Counts
 are never words that the blocks could learn by heart: of learned counts, 93 % came out right for things in training
@@ -38,6 +40,7 @@ from chiasm.nn.blocks import BlockConfig
 from chiasm.nn.mlp import MLPConfig
 
 LEAST = 0.2  # what a cell and its neighbours must add up to for a thing to be there
+CERTAIN, STRICT = 0.8, 2.0  # what a cell must hold to be found beside a surer one, and how much more "nothing" counts
 OWN = 0.1  # a name's weight beside how often the picture says it
 
 
@@ -157,12 +160,16 @@ class SoftWordConnector(nn.Module):
             included where it is surer than they; (B, P) bool, whether it is found.
         """
         side = round(what.shape[1] ** 0.5)
-        held = torch.cat((what[..., :-1], what[..., -1:] - self.config.doubt), -1).softmax(-1)[..., :-1]
+
+        def believed(less: float) -> torch.Tensor:
+            return torch.cat((what[..., :-1], what[..., -1:] - less), -1).softmax(-1)[..., :-1]
+
+        held = believed(self.config.doubt)
         there = rearrange(held.sum(-1), "b (y x) -> b 1 y x", y=side)
         peak = there >= F.max_pool2d(there, 3, 1, 1)
         # a thing between cells may show in several: the strongest speaks for all of them
         around = F.avg_pool2d(there, 3, 1, 1, divisor_override=1)
-        found = (peak & (around > LEAST)).flatten(1)
+        found = (peak & (around > LEAST)).flatten(1) | (believed(-STRICT).sum(-1) > CERTAIN)
         sure = torch.where(peak, around.clamp(max=1.0), there).flatten(1)
         names = held * (OWN + (held * found[..., None]).sum(1, keepdim=True))
         return names / names.sum(-1, keepdim=True).clamp(min=1e-12), sure, found

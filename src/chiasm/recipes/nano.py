@@ -6,7 +6,7 @@
 2. `nano`: LoRA learns to answer questions from what the connector says. The questions of one scene share its tokens in
    one row (`packed_mask`), because those are most of the cost. The model is a bundle: connector and LoRA as float16.
 
-One command: ``chiasm train nano --out OUT``. On 2 cores it takes about an hour and a half; killed, it goes on.
+One command: ``chiasm train nano --out OUT``. It took 37 minutes on one core (docs/nano.md); killed, it goes on.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from chiasm.core.devices import device_called
-from chiasm.core.errors import CheckpointError, ConfigError
+from chiasm.core.errors import CheckpointError, ChiasmError, ConfigError
 from chiasm.core.files import sync
 from chiasm.core.registry import Family, families, family
 from chiasm.language.decoder import Decoder
@@ -85,22 +86,26 @@ def load(
         merge_lora(adapted.module).requires_grad_(True).eval()
         adapted.name = str(source)
         return adapted
-    description = read_config(folder)
-    layout = _layout_for(description)
-    config = layout.config_from(description)
-    has = family(layout.family)
-    module = build_on_meta(config)
+    with _said_by(folder):
+        description = read_config(folder)
+        layout = _layout_for(description)
+        config = layout.config_from(description)
+        has = family(layout.family)
+        module = build_on_meta(config)
+        table = layout.table(config)
     if "frozen" in description:
         parts = Parts(load_bundle(folder, description, module))
         module.to(device=place, dtype=kind)
     else:
         checkpoint = open_checkpoint(folder)
-        load_state(module, checkpoint, layout.table(config), dtype=kind, device=place, allow_nonfinite=allow_nonfinite)
+        load_state(module, checkpoint, table, dtype=kind, device=place, allow_nonfinite=allow_nonfinite)
         parts = read_parts(folder, description)
+    with _said_by(folder):
+        processor = has.processor(config, parts)
     for decoder in module.modules():
         if isinstance(decoder, Decoder):
             column_major(decoder)  # writing is one token at a time
-    return Model(module, has.processor(config, parts), has, config, writer=_writer(layout), name=str(source))
+    return Model(module, processor, has, config, writer=_writer(layout), name=str(source))
 
 
 def load_processor(source: str | os.PathLike[str], offline: bool | None = None) -> tuple[Any, nn.Module]:
@@ -117,12 +122,13 @@ def load_processor(source: str | os.PathLike[str], offline: bool | None = None) 
         ConfigError: its configuration isn't known.
     """
     folder = resolve(source, offline, bundled=bundled_folders())
-    description = read_config(folder)
-    layout = _layout_for(description)
-    config = layout.config_from(description)
-    frozen = description.get("frozen")
-    parts = Parts(tower_tokenizer(frozen.values())) if frozen else read_parts(folder, description)
-    return family(layout.family).processor(config, parts), build_on_meta(config)
+    with _said_by(folder):
+        description = read_config(folder)
+        layout = _layout_for(description)
+        config = layout.config_from(description)
+        frozen = description.get("frozen")
+        parts = Parts(tower_tokenizer(frozen.values())) if frozen else read_parts(folder, description)
+        return family(layout.family).processor(config, parts), build_on_meta(config)
 
 
 def known(source: str | os.PathLike[str], offline: bool | None = None) -> tuple[Family, Any, Path]:
@@ -139,9 +145,10 @@ def known(source: str | os.PathLike[str], offline: bool | None = None) -> tuple[
         ConfigError: its configuration isn't known.
     """
     folder = _model_in(resolve(source, offline, bundled=bundled_folders()))
-    described = read_config(_model_in(resolve(base_of(folder), offline)) if is_adapter(folder) else folder)
-    layout = _layout_for(described)
-    return family(layout.family), layout.config_from(described), folder
+    with _said_by(folder):
+        described = read_config(_model_in(resolve(base_of(folder), offline)) if is_adapter(folder) else folder)
+        layout = _layout_for(described)
+        return family(layout.family), layout.config_from(described), folder
 
 
 def new(source: str | os.PathLike[str], tiny: bool = True, seed: int = 0) -> Model:
@@ -169,11 +176,12 @@ def new(source: str | os.PathLike[str], tiny: bool = True, seed: int = 0) -> Mod
         layout = _layout_of(config)
     else:
         folder = resolve(source, offline=True)
-        description = read_config(folder)
-        layout = _layout_for(description)
-        has, config = family(layout.family), layout.config_from(description)
-        config = shrink(config) if tiny else config
-        processor = has.processor(config, read_parts(folder, description))
+        with _said_by(folder):
+            description = read_config(folder)
+            layout = _layout_for(description)
+            has, config = family(layout.family), layout.config_from(description)
+            config = shrink(config) if tiny else config
+            processor = has.processor(config, read_parts(folder, description))
     return Model(initialise(config, seed), processor, has, config, writer=_writer(layout), name=f"new {has.name}")
 
 
@@ -228,7 +236,8 @@ def writer_for(config: Any) -> Any:
 
 def read_parts(folder: Path, description: Mapping[str, Any]) -> Parts:
     """What a folder says about processing: tokenizer, picture settings (older or newer file), chat template."""
-    tokenizer = Tokenizer.from_folder(folder)
+    with _said_by(folder):
+        tokenizer = Tokenizer.from_folder(folder)
     settings = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
     pictures = settings.pop("image_processor", None)
     if "preprocess_cfg" in description:
@@ -238,6 +247,19 @@ def read_parts(folder: Path, description: Mapping[str, Any]) -> Parts:
     template = tokenizer.chat_template or settings.pop("chat_template", None)
     settings = {key: value for key, value in settings.items() if key not in ("auto_map", "chat_template")}
     return Parts(tokenizer, pictures, template, settings, folder)
+
+
+@contextmanager
+def _said_by(folder: Path) -> Iterator[None]:
+    """While a folder's settings are read: a value of a kind that nobody looks for there is the folder's fault."""
+    try:
+        yield
+    except ChiasmError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = str(error).splitlines()[0] if str(error) else ""
+        what = f"{folder}: its configuration, tokenizer or picture settings hold a value that can't be used ({said})"
+        raise ConfigError("config_malformed", what, hint="the same with --debug, which shows where") from error
 
 
 def _model_in(folder: Path) -> Path:
