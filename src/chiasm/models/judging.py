@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from PIL import Image
 from torch import nn
 
 from chiasm.core.batch import Batch
-from chiasm.core.errors import PromptError
+from chiasm.core.errors import ChiasmError, PromptError
+from chiasm.core.messages import Conversation
 from chiasm.core.plan import ImagePlan
 from chiasm.core.protocols import Answering, Generative, Heating, Matching
 from chiasm.core.replies import Grounding, Region, Reply, Score, Usage
@@ -63,6 +64,39 @@ def choose_answers(module: Answering, batch: Batch) -> list[Reply]:
         usage = Usage(int(batch.attention_mask[row].sum()), 1)
         replies.append(Reply(module.answers[answer], (answer,), (logs[row, answer].item(),), "stop", usage))
     return replies
+
+
+@dataclass(frozen=True, slots=True)
+class Choosing:
+    """Conversations answered by a classifier.
+
+    Attributes:
+        module, processor, device: the model's.
+        batch_size: conversations a forward pass.
+    """
+
+    module: Answering
+    processor: FusionProcessor
+    device: torch.device
+    batch_size: int
+
+    def all(self, given: Sequence[Conversation]) -> list[Reply]:
+        """The reply to each."""
+        parts = [given[at : at + self.batch_size] for at in range(0, len(given), self.batch_size)]
+        ready = (self.processor(part).to(self.device) for part in parts)
+        return [reply for batch in ready for reply in choose_answers(self.module, batch)]
+
+    def each(self, given: Sequence[Conversation]) -> Iterator[tuple[int, Reply | Exception]]:
+        """The number of each and its reply, or why there is none: one at fault costs the others nothing."""
+        for at in range(0, len(given), self.batch_size):
+            part = given[at : at + self.batch_size]
+            try:
+                yield from enumerate(self.all(part), at)
+            except ChiasmError as error:
+                if self.batch_size == 1:
+                    yield at, error
+                else:
+                    yield from ((at + own, reply) for own, reply in replace(self, batch_size=1).each(part))
 
 
 @torch.inference_mode()
@@ -181,3 +215,20 @@ def heat_picture(grounding: Grounding, picture: Image.Image) -> Image.Image:
     levels = Image.fromarray((np.asarray(grounding.heat) * 255).astype(np.uint8)).resize(picture.size, 2)
     red = Image.new("RGB", picture.size, (255, 32, 0))
     return Image.composite(red, picture.convert("RGB"), levels.point([round(0.65 * level) for level in range(256)]))
+
+
+def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
+    """Refuse labels and templates that zero-shot classification can't work with.
+
+    Raises:
+        PromptError: no labels, a label given twice, a template without ``{}``.
+    """
+    if not labels:
+        raise PromptError("labels_empty", "0 labels given, at least 1 needed", hint="--labels cat,dog")
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        times = labels.count(twice)
+        raise PromptError("label_twice", f"label {twice!r} is given {times} times, each must be given once")
+    for template in templates:
+        if "{}" not in template:
+            raise PromptError("template_slot", f"template {template!r} has 0 slots, it needs {{}} for the label")

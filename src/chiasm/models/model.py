@@ -13,9 +13,9 @@ from torch import nn
 
 from chiasm.core.batch import Batch
 from chiasm.core.constraints import parse_constraint
-from chiasm.core.errors import CapabilityError, CheckpointError, ChiasmError, PromptError
+from chiasm.core.errors import CapabilityError, CheckpointError, PromptError
 from chiasm.core.inspection import Inspection
-from chiasm.core.messages import Conversation, parse_conversation
+from chiasm.core.messages import parse_conversation
 from chiasm.core.protocols import Answering, Embedding, Generative, Heating, Matching
 from chiasm.core.registry import Family, require
 from chiasm.core.replies import Grounding, Located, Reply, Score
@@ -28,7 +28,7 @@ from chiasm.generation.slotted import Keeping
 from chiasm.generation.store import Counts
 from chiasm.models.grounding import ground_by_words, locate_by_words
 from chiasm.models.inspecting import inspect_conversation
-from chiasm.models.judging import choose_answers, ground_phrase, match_pairs, score_reply, seen
+from chiasm.models.judging import Choosing, check_labels, ground_phrase, match_pairs, score_reply, seen
 from chiasm.models.remembering import remember
 from chiasm.processing.processor import DualProcessor, Processor, listed
 
@@ -189,7 +189,7 @@ class Model:
         """
         module, _ = self._dual("classify")
         labels, templates = list(labels), _listed(templates if templates is not None else "{}")
-        _check_labels(labels, templates)
+        check_labels(labels, templates)
         texts = [template.replace("{}", label) for label in labels for template in templates]
         vectors = self.embed_texts(texts).view(len(labels), len(templates), -1).mean(1)
         logits = self._logits(module, self.embed_images(images), F.normalize(vectors, dim=-1))
@@ -254,7 +254,7 @@ class Model:
             if constraint is not None:
                 what = f"{self.name} chooses among {len(self.module.answers)} known answers and takes no constraint"
                 raise CapabilityError("constraint_unsupported", what)
-            return self._choose(conversations, batch_size)
+            return self._choosing(batch_size).all([parse_conversation(item) for item in listed(conversations)])
         module, processor = self._generative("generate")
         given = listed(conversations)
         seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(given)
@@ -289,7 +289,7 @@ class Model:
         self._require("generate", "answers()")
         given = [parse_conversation(item) for item in listed(conversations)]
         if isinstance(self.module, Answering):
-            return self._choices(given, batch_size)
+            return self._choosing(batch_size).each(given)
         requests = [Request(conversation=each, max_new_tokens=max_new_tokens) for each in given]
         return answers(self.scheduler(batch_size, together=True), requests)
 
@@ -306,7 +306,7 @@ class Model:
         """Answer one conversation in pieces of text; arguments as for `generate`."""
         self._require("generate", "stream()")
         if isinstance(self.module, Answering):
-            return iter([self._choose(conversation, 1)[0].text])
+            return iter([self._choosing(1).all([parse_conversation(conversation)])[0].text])
         self._generative("stream")
         request = Request(
             conversation=parse_conversation(conversation),
@@ -474,22 +474,9 @@ class Model:
             context_length=self.processor.max_length,
         )
 
-    def _choose(self, conversations: Any, batch_size: int) -> list[Reply]:
+    def _choosing(self, batch_size: int) -> Choosing:
         assert isinstance(self.module, Answering)
-        parsed = [parse_conversation(item) for item in listed(conversations)]
-        parts = [parsed[at : at + batch_size] for at in range(0, len(parsed), batch_size)]
-        return [reply for part in parts for reply in choose_answers(self.module, self._ready(self.processor(part)))]
-
-    def _choices(self, given: Sequence[Conversation], batch_size: int) -> Iterator[tuple[int, Reply | Exception]]:
-        for at in range(0, len(given), batch_size):
-            part = given[at : at + batch_size]
-            try:
-                yield from enumerate(self._choose(part, batch_size), at)
-            except ChiasmError as error:
-                if batch_size == 1:
-                    yield at, error
-                else:  # one of them is at fault: the others must not pay for it
-                    yield from ((at + own, reply) for own, reply in self._choices(part, 1))
+        return Choosing(self.module, self.processor, self.device, batch_size)
 
     def _beams(self, module: Generative, requests: Sequence[Request], batch_size: int) -> list[Reply]:
         replies: list[Reply] = []
@@ -511,16 +498,3 @@ def _chunked(items: list[Any], embed: Callable[[list[Any]], torch.Tensor]) -> to
         raise PromptError("nothing_to_embed", "0 items given, at least 1 needed")
     parts = [embed(items[at : at + CHUNK]).float().cpu() for at in range(0, len(items), CHUNK)]
     return torch.cat(parts)
-
-
-def _check_labels(labels: list[str], templates: list[str]) -> None:
-    if not labels:
-        raise PromptError("labels_empty", "0 labels given, at least 1 needed", hint="--labels cat,dog")
-    if len(set(labels)) < len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
-        raise PromptError(
-            "label_twice", f"label {twice!r} is given {labels.count(twice)} times, each must be given once"
-        )
-    for template in templates:
-        if "{}" not in template:
-            raise PromptError("template_slot", f"template {template!r} has 0 slots, it needs {{}} for the label")
