@@ -11,12 +11,13 @@ from chiasm.core.errors import ConfigError, DataError
 from chiasm.core.media import Film, LazyPicture
 from chiasm.core.messages import TextPart, VideoPart
 from chiasm.core.samples import Dataset
+from chiasm.data.collation import taken_apart
 from chiasm.data.named import open_named
 from chiasm.data.worlds import sprites as sprites_module
 from chiasm.data.worlds.director import World, cast, held_out_pair, invented
 from chiasm.data.worlds.phrases import EVERY
 from chiasm.data.worlds.sprites import COLOURS, Sprites
-from chiasm.data.worlds.stage import Stage, cell_at
+from chiasm.data.worlds.stage import Stage, at, cell_at
 from chiasm.data.worlds.tasks import several
 from chiasm.data.worlds.tasks.reading import Chart, words_of
 from chiasm.data.worlds.vocabulary import nouns
@@ -70,7 +71,7 @@ def test_every_picture_can_be_drawn_and_says_so_beforehand() -> None:
         for part in sample.conversation.images():
             picture = part.source.picture()
             assert picture.mode == "RGB" and np.array_equal(picture, part.source.picture())
-            if sample.annotations["task"] != "small":
+            if not sample.annotations["task"].startswith("small"):
                 assert picture.size == (64, 64)
             assert part.source.words()
     prints = [
@@ -338,3 +339,21 @@ def test_names_open_data_sets() -> None:
     ):
         with pytest.raises((ConfigError, DataError), match=code):
             open_named(wrong)
+
+
+@pytest.mark.parametrize(("task", "word"), [("small_names", "name"), ("small_signs", "text")])
+def test_small_things_are_asked_for_by_their_places_all_of_them_in_training(task: str, word: str) -> None:
+    for split in ("train", "val"):
+        for sample in Scenes(split, [task], 12, World(size=112, nouns=12)):
+            (stage,) = stages(sample)
+            assert max(stage.size) == 448 and 4 <= len(stage.elements) <= 6
+            turns = sample.conversation.messages
+            assert len(turns) == 2 * (len(stage.elements) if split == "train" else 1)
+            for element, asked, answered in zip(stage.elements, turns[::2], turns[1::2], strict=False):
+                box = stage.box(element)
+                assert box[2] - box[0] < 0.3 * 448 and box[3] - box[1] < 0.1 * 448
+                assert answered.text == getattr(element, word) == element.word and at(stage.cell(element)) in asked.text
+            assert {answered.text for answered in turns[1::2]} <= {noun.name for noun in cast(12, "all")[0]}
+            apart = taken_apart(sample.conversation)
+            assert [one.messages[1] for one in apart] == [*turns[1::2]]
+            assert all([part.source for part in one.images()] == [stage] for one in apart)

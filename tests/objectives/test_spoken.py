@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from chiasm.objectives.spoken import said_words, spoken_loss
+from chiasm.core.batch import Batch
+from chiasm.objectives.spoken import SpokenCells, said_words, spoken_loss
 
 
 def test_the_loss_is_the_formula() -> None:
@@ -45,3 +46,34 @@ def test_tokens_learn_to_say_their_words() -> None:
         optimizer.step()
     close = torch.cosine_similarity(tokens.detach()[:, :, None], words, -1).amax(1)
     assert (close.argmax(1) == torch.arange(6)).all()
+
+
+class Spliced(torch.nn.Module):
+    """An affine connector beside embeddings of 12 words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connector = torch.nn.Linear(6, 16)
+        self.language = torch.nn.Module()
+        self.language.embed_tokens = torch.nn.Embedding(12, 16)
+
+
+def test_cells_learn_to_say_their_words_and_no_others() -> None:
+    torch.manual_seed(0)
+    module, features = Spliced(), torch.randn(2, 3, 6)
+    labels = torch.tensor([[[5, 7], [0, -100], [8, -100]], [[0, -100], [9, 7], [0, -100]]])
+    batch, objective = Batch(features=features, labels=labels), SpokenCells(length=0.0).build()
+    tokens, table = module.connector(features), module.language.embed_tokens.weight
+    near = torch.cosine_similarity(tokens[:, :, None], table - table.mean(0), -1) / 0.07
+    spoken = near - near.exp().sum(-1, keepdim=True).log()
+    words = (spoken[0, 0, 5] + spoken[0, 0, 7]) / 2 + (spoken[1, 1, 9] + spoken[1, 1, 7]) / 2 + spoken[0, 2, 8]
+    empty = spoken[0, 1, 0] + spoken[1, 0, 0] + spoken[1, 2, 0]
+    assert objective(module, batch)["loss"].item() == pytest.approx(-(words + empty).item() / 3, rel=1e-4)
+    optimizer = torch.optim.Adam(module.connector.parameters(), lr=0.03)
+    for _ in range(100):
+        optimizer.zero_grad()
+        losses = objective(module, batch)
+        losses["loss"].backward()
+        optimizer.step()
+    assert losses["named"] == 1 and losses["loss"] < 2.5
+    assert module.language.embed_tokens.weight.grad is None

@@ -39,15 +39,19 @@ class Conversations(CollateConfig):
 
     Attributes:
         pack: tokens of a row in which several conversations stand, each blind to the others; None = one a row, padded.
+        apart: the turns of a conversation are conversations of their own, about the pictures of the first turn.
     """
 
     takes_features: ClassVar[bool] = True
     gives: ClassVar[str | None] = "conversations"
     pack: int | None = None
+    apart: bool = False
 
     def build(self, processor: Any) -> Collate:
         def collate(samples: Sequence[Sample]) -> Batch:
             conversations = [sample.conversation for sample in samples]
+            if self.apart:
+                conversations = [one for conversation in conversations for one in taken_apart(conversation)]
             batch: Batch = processor(conversations, add_generation_prompt=False, supervise=True)
             if self.pack is None:
                 return batch
@@ -165,6 +169,42 @@ class Choices(CollateConfig):
         return collate
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cells(CollateConfig):
+    """A generated scene each, and what each of its visual tokens should know: `labels` (B, N, W), ids of words.
+
+    The tokens are a grid over the picture. The one in which a thing's or a sign's middle lies is to know its name or
+    its text and its place; the others know the tokenizer's first id, which ends texts. -100 fills up.
+
+    Attributes:
+        words: W, most ids of one token.
+    """
+
+    takes_features: ClassVar[bool] = True
+    gives: ClassVar[str | None] = "cells"
+    words: int = 4
+
+    def build(self, processor: Any) -> Collate:
+        import torch
+
+        def collate(samples: Sequence[Sample]) -> Batch:
+            shown = [picture(sample) for sample in samples]
+            batch: Batch = processor([Conversation((Message("user", (ImagePart(stage),)),)) for stage in shown])
+            labels = []
+            for stage, span in zip(shown, batch.spans, strict=True):
+                known, side = [[0]] * (span.stop - span.start), round((span.stop - span.start) ** 0.5)
+                for element in stage.elements:
+                    column, row = (
+                        min(side - 1, int(side * at / extent))
+                        for at, extent in zip(element.center, stage.size, strict=True)
+                    )
+                    known[side * row + column] = processor.tokenizer.encode(f"{element.word} {stage.cell(element)}")
+                labels.append([(ids + [-100] * self.words)[: self.words] for ids in known])
+            return replace(batch, labels=torch.tensor(labels))
+
+        return collate
+
+
 def _number(sample: Sample, labels: Sequence[str]) -> int:
     said = sample.conversation.messages[-1].text.strip().lower()
     if said not in labels:
@@ -181,6 +221,16 @@ def asked(sample: Sample, question: str) -> Sample:
         for message in sample.conversation.messages
     )
     return replace(sample, conversation=Conversation(messages))
+
+
+def taken_apart(conversation: Conversation) -> list[Conversation]:
+    """Each question with its answer, by itself, the pictures of the first one shown again."""
+    turns = conversation.messages
+    shown = tuple(part for part in turns[0].parts if isinstance(part, ImagePart))
+    return [
+        Conversation((Message("user", (*shown, TextPart(asked.text))), answered))
+        for asked, answered in zip(turns[::2], turns[1::2], strict=True)
+    ]
 
 
 def located(sample: Sample, style: PlaceStyle, processor: Any) -> list[Sample]:

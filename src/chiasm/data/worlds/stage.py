@@ -48,6 +48,11 @@ class Actor:
         return self.noun.name
 
     @property
+    def word(self) -> str:
+        """What it says: its name."""
+        return self.noun.name
+
+    @property
     def phrase(self) -> str:
         """Colour and name, no article."""
         return f"{self.colour} {self.noun.name}" if self.colour else self.noun.name
@@ -69,6 +74,11 @@ class Writing:
     center: Point
     ink: Colour
     plate: Colour | None = None
+
+    @property
+    def word(self) -> str:
+        """What it says: its text."""
+        return self.text
 
     def cut_out(self) -> Image.Image:
         """The RGBA picture that is pasted."""
@@ -92,6 +102,11 @@ class Cover:
 
     center: Point
     edge: int
+
+    @property
+    def word(self) -> str:
+        """What it says: nothing."""
+        return ""
 
     def cut_out(self) -> Image.Image:
         """The RGBA picture that is pasted."""

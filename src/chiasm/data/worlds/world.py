@@ -34,6 +34,8 @@ TASKS: dict[str, Task] = {
     "text": reading.text,
     "charts": reading.charts,
     "small": reading.small,
+    "small_names": reading.small_names,
+    "small_signs": reading.small_signs,
     "pairs": several.pairs,
     "odd_one_out": several.odd_one_out,
     "entailment": several.entailment,

@@ -32,6 +32,14 @@ def show_sample(processor: Any, batch: Any) -> list[Any]:
         keep = slice(None) if batch.attention_mask is None else batch.attention_mask[0].bool()
         said = processor.tokenizer.decode(batch.input_ids[0][keep].tolist())
         return [Text.assemble(("sample 0: ", "bold"), said, (f" → answer {int(batch.labels[0])}", "green"))]
+    if batch.labels.dim() == 3:  # words for each visual token
+        told = [cell[cell > 0].tolist() for cell in batch.labels[0] if cell[0] > 0]
+        said = ", ".join(processor.tokenizer.decode(ids) for ids in told)
+        return [
+            Text.assemble(
+                ("sample 0: ", "bold"), f"{len(told)} of {len(batch.labels[0])} tokens learn ", (said, "green")
+            )
+        ]
     ids, learned, slots = _first_row(batch)
     line = Text.assemble(("sample 0, ", "bold"), ("what is learned in green", "green"), ": ")
     for kind, run in _runs(ids, learned, slots):

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from chiasm.core.messages import ImagePart, TextPart
 from chiasm.data.worlds import phrases
 from chiasm.data.worlds.backgrounds import Colour
-from chiasm.data.worlds.director import Director, invented
+from chiasm.data.worlds.director import Director, cast, invented
 from chiasm.data.worlds.fonts import SEEN_FACES, UNSEEN_FACES, font
 from chiasm.data.worlds.sprites import COLOURS
-from chiasm.data.worlds.stage import CELLS, Actor, Element, Writing, at
-from chiasm.data.worlds.tasks.row import Row, ask
+from chiasm.data.worlds.stage import CELLS, Actor, Element, Point, Stage, Writing, at
+from chiasm.data.worlds.tasks.row import Row, Turn, ask
 from chiasm.data.worlds.vocabulary import nouns, share
 
 if TYPE_CHECKING:
     from PIL import Image
 
+MANY = 4, 6  # small things in a large picture
 SMALL = 4  # a large picture's side is so many times the world's
 INKS: tuple[tuple[Colour, Colour | None], ...] = (
     ((0, 0, 0), (255, 255, 255)),
@@ -167,29 +169,90 @@ def charts(director: Director) -> Row:
 
 def small(director: Director) -> Row:
     """Name, colour or text of something that is lost when a large picture is made small."""
-    rng, side = director.rng, director.world.size * SMALL
-    size = rng.choice(((side, side), (side, 3 * side // 4), (3 * side // 4, side)))
-    cells = rng.sample(CELLS, rng.randint(2, 4))
+    rng = director.rng
+    size, cells = _large(director)
     which = rng.choice(("name", "colour", "text"))
-    edges = [director.world.size * rng.uniform(0.16, 0.24) for _ in cells]
+    edges = _small_edges(director, cells)
     if which == "text":
         centers = [_in_cell(rng, cell, size) for cell in cells]
-        words = rng.sample(words_of(director.split), len(cells))
-        height = director.world.size * rng.uniform(0.09, 0.13)
-        signs: list[Element] = [
-            writing(director, word, center, height, size[0] / 3.2) for word, center in zip(words, centers, strict=True)
-        ]
-        question = director.say(phrases.READ_AT, where=at(cells[0]))
-        return ask("small_text", director.stage(signs, size), question, words[0])
+        return _sign_at(director, size, cells, words_of(director.split), centers, (0.09, 0.13))
     if which == "colour":
         names, colours = director.coloured_names(len(cells))
         actors = director.actors(names, colours, edges, cells=cells, size=size)
         question = director.say(phrases.COLOUR, name=names[0].name)
         return ask("small_colour", director.stage(actors, size), question, colours[0], choices=tuple(COLOURS))
+    return _name_at(director, size, cells, edges)
+
+
+def small_names(director: Director) -> Row:
+    """The names of four to six small things in a large picture, asked for by their places; see `_in_turn`."""
+    size, cells = _large(director, *MANY)
+    row = _name_at(director, size, cells, _small_edges(director, cells))
+    return _in_turn(director, row, cells, phrases.NAMING_AT)
+
+
+def small_signs(director: Director) -> Row:
+    """The words on four to six small signs; words are the world's names, so that reading is a choice.
+
+    A sign's middle is near the middle of one of 7 × 7 cells: what a token's border cuts in two isn't what is asked.
+    """
+    size, cells = _large(director, *MANY)
+    known = cast(director.world.nouns, director.world.art)[0]
+    words = tuple(noun.name for noun in known if " " not in noun.name)
+    centers = [_inward(_in_cell(director.rng, cell, size), size) for cell in cells]
+    row = _sign_at(director, size, cells, words, centers, (0.12, 0.16))
+    return _in_turn(director, row, cells, phrases.READ_AT)
+
+
+def _in_turn(director: Director, row: Row, cells: list[str], wordings: phrases.Phrases) -> Row:
+    """In `train`, everything in the picture is asked for in turn; otherwise the first thing alone, as in `row`."""
+    if director.split != "train":
+        return row
+    stage = next(part.source for part in row.turns[0].asked if isinstance(part, ImagePart))
+    assert isinstance(stage, Stage)
+    others = zip(stage.elements[1:], cells[1:], strict=True)
+    more = [Turn((TextPart(director.say(wordings, where=at(cell))),), element.word) for element, cell in others]
+    return replace(row, turns=(*row.turns, *more))
+
+
+def _large(director: Director, low: int = 2, high: int = 4) -> tuple[tuple[int, int], list[str]]:
+    """(width, height) of a large picture, and `low` to `high` cells in which something is."""
+    rng, side = director.rng, director.world.size * SMALL
+    size = rng.choice(((side, side), (side, 3 * side // 4), (3 * side // 4, side)))
+    return size, rng.sample(CELLS, rng.randint(low, high))
+
+
+def _small_edges(director: Director, cells: list[str]) -> list[float]:
+    return [director.world.size * director.rng.uniform(0.16, 0.24) for _ in cells]
+
+
+def _name_at(director: Director, size: tuple[int, int], cells: list[str], edges: list[float]) -> Row:
     actors = director.actors(director.names(len(cells)), edges=edges, cells=cells, size=size)
     chosen: Actor = actors[0]
     question = director.say(phrases.NAMING_AT, where=at(cells[0]))
     return ask("small_name", director.stage(actors, size), question, chosen.name)
+
+
+def _sign_at(
+    director: Director,
+    size: tuple[int, int],
+    cells: list[str],
+    known: tuple[str, ...],
+    centers: list[Point],
+    heights: tuple[float, float],
+) -> Row:
+    words = director.rng.sample(known, len(cells))
+    height = director.world.size * director.rng.uniform(*heights)
+    signs: list[Element] = [
+        writing(director, word, center, height, size[0] / 3.2) for word, center in zip(words, centers, strict=True)
+    ]
+    question = director.say(phrases.READ_AT, where=at(cells[0]))
+    return ask("small_text", director.stage(signs, size), question, words[0])
+
+
+def _inward(center: Point, size: tuple[int, int]) -> Point:
+    x, y = (round(extent / 2 + 6 / 7 * (at - extent / 2), 1) for at, extent in zip(center, size, strict=True))
+    return x, y
 
 
 def _in_cell(rng: random.Random, cell: str, size: tuple[int, int]) -> tuple[float, float]:
