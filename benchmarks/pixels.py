@@ -1,26 +1,36 @@
 """Whether the pixels carry it at all: a linear classifier over a frozen tower's cells names things and reads signs.
 
 No connector and no language model: the cell that holds the middle of a thing or a sign, standardised, one affine map to
-the dozen names (AdamW, 400 steps of 256 cells). What it can't tell apart no connector of one affine map can, either.
+the dozen names (AdamW, 400 steps of 256 cells): about what a connector of one affine map could find there.
 
-    python benchmarks/pixels.py --train 300 --held-out 80 --store runs/store
+    python benchmarks/pixels.py --train 200 --held-out 60 --store runs/store
+
+With the folder of a finished comparison of the three recipes: its answers by kind of question and by place (a tile ends
+in the middle row and column), each recipe beside the first; intervals of a bootstrap that draws seeds and items.
+
+    python benchmarks/pixels.py --compared runs/sharpness
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from chiasm.data.collation import Cells
 from chiasm.data.named import open_named
+from chiasm.evaluation.statistics import interval
 from chiasm.recipes import sharpness
 from chiasm.training.features import frozen_features
 
 RECIPES = (sharpness.shrunk_cells, sharpness.tiled_cells, sharpness.whole_cells)
+KINDS = ("small_names", "small_signs")
 STEPS, BATCH, RATE = 400, 256, 2e-3
 
 
@@ -59,6 +69,35 @@ def classified(
     return float((said == held_out[1]).float().mean())
 
 
+def compared(folder: Path) -> None:
+    """Print what a comparison's answers come to, by kind and by place."""
+    right, asked = {}, []
+    for make in RECIPES:
+        runs = sorted((folder / "eval" / make.__name__).iterdir())
+        rows = [[json.loads(line) for line in (run / "samples" / "answers.jsonl").open()] for run in runs]
+        right[make.__name__] = np.array([[row["accuracy"] for row in each] for each in rows])  # (seeds, items)
+        asked = [(row["doc_id"], row["question"]) for row in rows[0]]
+    corner = [bool(re.search(r"(top|bottom) (left|right)", question)) for _, question in asked]
+    groups = {kind: [kind in key for key, _ in asked] for kind in KINDS} | {
+        "corners": corner,
+        "the middle row or column": [not each for each in corner],
+    }
+    first = right[RECIPES[0].__name__]
+    for group, chosen in groups.items():
+        for name, table in right.items():
+            its, over = (spread(values[:, chosen]) for values in (table, table - first))
+            print(f"{group:<25} {sum(chosen):>4} {name:<14} {its}, over the first {over}")
+
+
+def spread(values: np.ndarray) -> str:
+    """The mean of (seeds, items) in percent, with its interval."""
+    rng = np.random.default_rng(0)
+    drawn = [values[rng.integers(0, len(values), len(values))] for _ in range(2000)]
+    means = [each[:, rng.integers(0, each.shape[1], each.shape[1])].mean() for each in drawn]
+    low, high = interval(means)
+    return f"{100 * values.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
 def main() -> None:
     """Print a row for each recipe and kind."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,16 +105,20 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=80, help="pictures of each kind")
     parser.add_argument("--settings", default="size=112&nouns=12", help="of the scenes")
     parser.add_argument("--decay", type=float, default=1.0)
-    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--store", type=Path, default=Path("runs/store"))
+    parser.add_argument("--compared", type=Path, help="folder of a comparison")
     parser.add_argument("--recipes", nargs="+", default=[make.__name__ for make in RECIPES])
     asked = parser.parse_args()
+    if asked.compared:
+        compared(asked.compared)
+        return
     torch.manual_seed(0)
     for make in (make for make in RECIPES if make.__name__ in asked.recipes):
         model = make().model.build("palme", 0)  # type: ignore[union-attr]
         model.module.requires_grad_(False)
         store = frozen_features(model.module, model.processor, asked.store, dtype="float16")
         assert store is not None
-        for kind in ("small_names", "small_signs"):
+        for kind in KINDS:
             sets = [
                 cells(model, store, f"scenes:{split}:{kind}?{asked.settings}&count={count}")
                 for split, count in (("train", asked.train), ("val", asked.held_out))
