@@ -14,7 +14,7 @@ from chiasm.core.samples import Dataset
 from chiasm.data.collation import taken_apart
 from chiasm.data.named import open_named
 from chiasm.data.worlds import sprites as sprites_module
-from chiasm.data.worlds.director import World, cast, held_out_pair, invented
+from chiasm.data.worlds.director import Director, World, cast, held_out_pair, invented
 from chiasm.data.worlds.phrases import EVERY
 from chiasm.data.worlds.sprites import COLOURS, Sprites
 from chiasm.data.worlds.stage import Stage, at, cell_at
@@ -357,3 +357,12 @@ def test_small_things_are_asked_for_by_their_places_all_of_them_in_training(task
             apart = taken_apart(sample.conversation)
             assert [one.messages[1] for one in apart] == [*turns[1::2]]
             assert all([part.source for part in one.images()] == [stage] for one in apart)
+
+
+def test_a_world_of_too_few_names_says_so() -> None:
+    director = Director(World(nouns=12), "train", 0, "position")
+    with pytest.raises(ConfigError, match="12 names|among 12") as caught:
+        director.names(12)
+    assert caught.value.code == "option_out_of_range"
+    with pytest.raises(ConfigError, match="may stand beside"):
+        director.another(director.pool)

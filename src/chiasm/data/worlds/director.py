@@ -27,6 +27,7 @@ from chiasm.data.worlds.stage import CELLS, Actor, Element, Point, Stage, cell_a
 from chiasm.data.worlds.vocabulary import SPLITS, Noun, nouns, share
 
 LEAST_NAMES, MOST_NAMES = 12, 300
+MOST_CASTS = 200  # beginnings of a cast, before a world is said to have too few names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +128,12 @@ class Director:
         return self.rng.random() < 0.5
 
     def names(self, count: int) -> list[Noun]:
-        """Different names that may stand together in this split; in `test` the first two may in no other."""
-        while True:
+        """Different names that may stand together in this split; in `test` the first two may in no other.
+
+        Raises:
+            ConfigError: the world has too few names that may.
+        """
+        for _ in range(MOST_CASTS):
             found = [self.rng.choice(self.pool)]
             for _ in range(400):
                 if len(found) == count:
@@ -136,12 +141,25 @@ class Director:
                 noun = self.rng.choice(self.pool)
                 if noun not in found and self._may_join(noun, found):
                     found.append(noun)
+        what = f"{count} names that may stand together in {self.split} weren't found among {len(self.pool)}"
+        raise ConfigError("option_out_of_range", what, hint=f"a world of more names than nouns={self.world.nouns}")
 
     def another(self, beside: Sequence[Noun]) -> Noun:
-        """A name that may stand beside some others; in `test`, any other name."""
+        """A name that may stand beside some others; in `test`, any other name.
+
+        Raises:
+            ConfigError: no name may.
+        """
+
+        def may(noun: Noun) -> bool:
+            return noun not in beside and (self.split in ("test", "unseen") or self._may_join(noun, beside))
+
+        if not any(may(noun) for noun in self.pool):
+            what = f"none of {len(self.pool)} names may stand beside {', '.join(noun.name for noun in beside)}"
+            raise ConfigError("option_out_of_range", what, hint=f"a world of more names than nouns={self.world.nouns}")
         while True:
             noun = self.rng.choice(self.pool)
-            if noun not in beside and (self.split in ("test", "unseen") or self._may_join(noun, beside)):
+            if may(noun):
                 return noun
 
     def _may_join(self, noun: Noun, found: Sequence[Noun]) -> bool:
