@@ -15,6 +15,7 @@ pictures of the row; ties are broken by chance.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ import chiasm
 from chiasm.data.packs import Picture, Split, load_pack
 
 SIGNS = ("symbols", "flags", "component", "extras-unicode", "extras-openmoji")
+HELD_OUT = "96fa8c81dc806fb82c71c94dfcb95606e692bb3cf731525c3db68e809cc4aa21"  # of the test split's things, in order
 LABELS, DRAWS, SEED = 12, 20, 2026
 SIDE = 260
 _EMBEDDED: dict[str, torch.Tensor] = {}  # a picture stands in several rows
@@ -138,6 +140,9 @@ def main() -> None:
         *retrieval(model, all_pictures, "everything"),
         *photographs(model, list(held_out.values())),
     ]
+    listed = hashlib.sha256("\n".join(f"{thing.key} {thing.caption}" for thing in things).encode()).hexdigest()
+    if given.split == "test" and listed != HELD_OUT:
+        raise SystemExit(f"the held-out things are {listed}, figures elsewhere are of {HELD_OUT}")
     if given.json:
         table = {"model": given.model, "split": given.split, "rows": [asdict(row) for row in rows]}
         print(json.dumps(table, indent=2, ensure_ascii=False))

@@ -10,7 +10,8 @@ from PIL import Image
 from chiasm.core.errors import ConfigError, PictureError, SourceError
 from chiasm.data import debian, packs
 from chiasm.data.debian import Deb, deb_files, unpack_deb
-from chiasm.data.packs import Picture, clipart_in, load_pack, openmoji_in, split_of, stamps_in
+from chiasm.data.npm import CODES
+from chiasm.data.packs import Picture, clipart_in, hand_in, load_pack, openmoji_in, split_of, stamps_in
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 40"><rect width="10" height="40" fill="#f00"/></svg>'
 
@@ -80,6 +81,27 @@ def test_openmoji_names_gender_flags_and_hours(tmp_path: Path) -> None:
     assert by_code["1F428"].caption == "koala" and "australia" in by_code["1F428"].keywords
 
 
+def test_another_hand_takes_the_identity_of_the_emoji_it_draws(tmp_path: Path) -> None:
+    codes = ("1F428", "1F3C3", "1F3C3-200D-2640-FE0F", "1F452", "1F344")
+    for code in codes:
+        (tmp_path / f"{code}.svg").write_text(SVG)
+    entries = {picture.path.stem: picture for picture in openmoji_in(tmp_path)}
+    by_code, by_name = tmp_path / "by_code", tmp_path / "by_name"
+    for folder in (by_code, by_name):
+        folder.mkdir()
+        for name in ("bear-of-trees", "koala", "womans-hat", "koala-dark-skin-tone", "runner-girl"):
+            (folder / f"{name}.svg").write_text(SVG)
+    (by_name / CODES).write_text("{}")
+    (by_code / CODES).write_text('{"1f428": "bear-of-trees", "1f3c3-200d-2640": "runner-girl", "1f344": "gone"}')
+    found = {picture.key: picture for picture in hand_in(by_code, "noto", entries.values())}
+    assert set(found) == {"noto/1F428", "noto/1F3C3-200D-2640-FE0F"}
+    for key, picture in found.items():
+        entry = entries[key.removeprefix("noto/")]
+        assert (picture.identity, picture.split, picture.caption) == (entry.identity, entry.split, entry.caption)
+        assert picture.pack == "noto" and picture.path.parent == by_code
+    assert {picture.key for picture in hand_in(by_name, "v1", entries.values())} == {"v1/1F428", "v1/1F452"}
+
+
 def test_clipart_prefers_file_names_to_collection_titles(tmp_path: Path) -> None:
     metadata = "<svg><metadata><dc:title>{}</dc:title><rdf:li>toy</rdf:li><rdf:li> toy </rdf:li></metadata></svg>"
     for i in range(6):
@@ -145,6 +167,6 @@ def test_deb_files_come_from_the_cache_and_must_be_the_pinned_bytes(
 
 
 def test_an_unknown_pack_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="clipart, openmoji, stamps"):
+    with pytest.raises(ConfigError, match="clipart, .*openmoji, stamps"):
         load_pack("flickr")
-    assert set(packs.PACKS) == {"stamps", "clipart", "openmoji"}
+    assert set(packs.PACKS) == {"stamps", "clipart", "openmoji", *packs.HANDS}

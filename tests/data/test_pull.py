@@ -11,8 +11,9 @@ from chiasm.core.samples import Dataset
 from chiasm.data import pack_dataset
 from chiasm.data import pull as pulling
 from chiasm.data.debian import Deb
-from chiasm.data.named import open_named
-from chiasm.data.packs import Picture, load_pack, split_of
+from chiasm.data.named import OPENERS, open_named
+from chiasm.data.npm import Npm
+from chiasm.data.packs import HANDS, Picture, load_pack, split_of
 from chiasm.data.pull import ORIGINS, pull
 from chiasm.data.text.wordnet import entries
 
@@ -69,15 +70,15 @@ def test_pull_says_what_it_brought_and_can_copy_it(packed: list[Picture], tmp_pa
     assert (tmp_path / "mine" / "thing7.png").read_bytes() == packed[7].path.read_bytes()
     with pytest.raises(ConfigError, match="folder_not_empty"):
         pull("stamps", tmp_path / "mine")
-    with pytest.raises(ConfigError, match="clipart, openmoji, wordnet"):
+    with pytest.raises(ConfigError, match="clipart, openmoji, noto, .*wordnet"):
         pull("flickr")
 
 
 def test_every_pack_has_terms_and_pinned_files() -> None:
-    assert set(ORIGINS) == {"stamps", "clipart", "openmoji", "wordnet"}
+    assert set(ORIGINS) == {"stamps", "clipart", "openmoji", "wordnet", *HANDS} == {*OPENERS, "wordnet"} - {"scenes"}
     for origin in ORIGINS.values():
         assert origin.licence and origin.source
-        assert all(isinstance(deb, Deb) and len(deb.sha256) == 64 for deb in origin.debs)
+        assert all(isinstance(each, Deb | Npm) and len(each.sha256) == 64 for each in origin.packages)
 
 
 def test_openmoji_comes_with_its_wheel_and_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

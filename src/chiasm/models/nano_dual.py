@@ -82,7 +82,7 @@ class NanoDual(DualEncoder):
 
     def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """(I, 3, h, w) pixels → (I, F) descriptors; each tower sees them at the size it was trained at."""
-        return torch.cat([tower.descriptor(self._sized(pixels, tower)) for tower in self.towers], 1)
+        return torch.cat([tower.descriptor(self.sized(pixels, tower)) for tower in self.towers], 1)
 
     def embed_features(self, features: torch.Tensor) -> torch.Tensor:
         """(I, F) descriptors of all towers, side by side → (I, E), L2-normalised."""
@@ -96,7 +96,8 @@ class NanoDual(DualEncoder):
         return [cast(EfficientNet, tower) for tower in self.vision]
 
     @staticmethod
-    def _sized(pixels: torch.Tensor, tower: EfficientNet) -> torch.Tensor:
+    def sized(pixels: torch.Tensor, tower: EfficientNet) -> torch.Tensor:
+        """Pixels at the size that a tower was trained at."""
         size = tower.config.image_size
         if pixels.shape[-1] == size:
             return pixels

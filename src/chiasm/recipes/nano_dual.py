@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chiasm.data.packs import HANDS
 from chiasm.recipes.run import Run, TaskConfig, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pack:
-    """One pack of pictures: how many views of each, and how often its pictures are drawn."""
+    """One pack of pictures: how many views of each, how often its pictures are drawn, and most of one identity."""
 
     name: str
     views: int
     weight: float = 1.0
+    copies: int = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +44,6 @@ class NanoDualHeads(TaskConfig):
         towers: presets of the frozen picture towers.
         hidden_dim, text_hidden_dim: of the two heads.
         packs: whose pictures are learned.
-        copies: most pictures of one identity.
         splits: whose identities are trained on.
         mix: greatest share of a second view's features in the first's.
         most_scale: the similarity's greatest factor.
@@ -55,9 +56,9 @@ class NanoDualHeads(TaskConfig):
     packs: tuple[Pack, ...] = (
         Pack(name="stamps", views=4),
         Pack(name="openmoji", views=3),
+        *(Pack(name=hand, views=1, copies=3) for hand in HANDS),
         Pack(name="clipart", views=1, weight=0.7),
     )
-    copies: int = 6
     splits: tuple[str, ...] = ("train", "val")
     mix: float = 0.5
     most_scale: float = 60.0

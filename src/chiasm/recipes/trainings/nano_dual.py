@@ -50,11 +50,8 @@ def heads(task: NanoDualHeads, run: Run, out: Path) -> Task:
     module, processor = assemble(task)
     pictures = training_pictures(task)
     folder = Path(task.features) if task.features else out / "features"
-    stores = [
-        torch.cat([picture_features(task, name, tower, pictures, pack, folder) for pack in task.packs])
-        for name, tower in zip(task.towers, module.towers, strict=True)
-    ]
-    pairs = Pairs(task, run, module, processor, pictures, stores, folder)
+    views = torch.cat([picture_features(task, module, pictures, pack, folder) for pack in task.packs])
+    pairs = Pairs(task, run, module, processor, pictures, views, folder)
     feed = Numbered(pairs.batch, f"nano-dual {task} {len(pictures)} {run.seed} {run.batch_size}")
 
     def finish(out: Path) -> None:
@@ -83,22 +80,29 @@ def assemble(task: NanoDualHeads) -> tuple[NanoDual, DualProcessor]:
 
 def training_pictures(task: NanoDualHeads) -> list[Picture]:
     """The pictures of the recipe's packs and splits, at most `copies` of one identity, huge files left out."""
-    chosen, seen = [], Counter[str]()
+    chosen = []
     for pack in task.packs:
+        seen = Counter[str]()
         for picture in load_pack(pack.name):
             seen[picture.identity] += picture.split in task.splits
-            if picture.split in task.splits and seen[picture.identity] <= task.copies and picture.readable:
+            if picture.split in task.splits and seen[picture.identity] <= pack.copies and picture.readable:
                 chosen.append(picture)
     return chosen
 
 
 def picture_features(
-    task: NanoDualHeads, name: str, tower: EfficientNet, pictures: Sequence[Picture], pack: Pack, folder: Path
+    task: NanoDualHeads, module: NanoDual, pictures: Sequence[Picture], pack: Pack, folder: Path
 ) -> torch.Tensor:
-    """(views of a pack's pictures, descriptor_dim) one tower's descriptors, picture by picture, computed once."""
-    half = copy.deepcopy(tower).to(narrow_type())  # bfloat16 with channels last: three times as fast as float32
-    own, shape = [picture for picture in pictures if picture.pack == pack.name], (tower.config.descriptor_dim,)
-    return view_features(own, pack.views, half.descriptor, shape, tower, folder, store_description(task, name, pack))
+    """(views of a pack's pictures, F) all towers' descriptors side by side, picture by picture, computed once."""
+    half = copy.deepcopy(module.vision).to(narrow_type())  # bfloat16: two to three times as fast as float32
+    towers = [cast(EfficientNet, tower) for tower in half]
+
+    def read(pixels: torch.Tensor) -> torch.Tensor:
+        sized = (module.sized(pixels.float(), tower).to(narrow_type()) for tower in towers)
+        return torch.cat([tower.descriptor(each) for tower, each in zip(towers, sized, strict=True)], 1)
+
+    own, shape = [picture for picture in pictures if picture.pack == pack.name], (module.vision_proj.config.input_dim,)
+    return view_features(own, pack.views, read, shape, towers[0], folder, store_description(task, pack))
 
 
 def view_features(
@@ -132,19 +136,19 @@ def view_features(
 
     def tell(done: int) -> None:
         if done % 640 == 0:
-            print(f"{description['tower']}: features of {done} of {total} views", file=sys.stderr, flush=True)
+            print(f"{description['pack']}: features of {done} of {total} views", file=sys.stderr, flush=True)
 
     return stored_features(folder, description, total, shape, compute, on_block=tell)
 
 
-def store_description(task: NanoDualHeads, tower: str, pack: Pack) -> dict[str, object]:
-    """Everything that a tower's stored features of a pack depend on."""
+def store_description(task: NanoDualHeads, pack: Pack) -> dict[str, object]:
+    """Everything that the towers' stored features of a pack depend on."""
     return {
         "pack": pack.name,
         "views": pack.views,
-        "copies": task.copies,
+        "copies": pack.copies,
         "splits": list(task.splits),
-        "tower": tower,
+        "tower": " ".join(task.towers),
         "kind": "descriptor",
     }
 
@@ -265,10 +269,10 @@ class Pairs:
         module: NanoDual,
         processor: DualProcessor,
         pictures: Sequence[Picture],
-        stores: Sequence[torch.Tensor],
+        views: torch.Tensor,
         folder: Path,
     ) -> None:
-        self.task, self.run, self.module, self.stores = task, run, module, stores
+        self.task, self.run, self.module, self.views = task, run, module, views
         spoken = [wordings(picture) for picture in pictures]
         said = [*class_names(), *(text for texts in spoken for text in texts)]
         vectors = text_vectors(cast(Bert, module.language), processor, said, folder)
@@ -302,7 +306,7 @@ class Pairs:
         return Batch(chosen, (views[0], views[1]), share, wording)
 
     def _features(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch.cat([store[rows].float() for store in self.stores], 1)
+        return self.views[rows].float()
 
     def loss(self, heads: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """InfoNCE of one batch."""
