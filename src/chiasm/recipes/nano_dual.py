@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chiasm.data.packs import HANDS
 from chiasm.recipes.run import Run, TaskConfig, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
@@ -56,7 +55,6 @@ class NanoDualHeads(TaskConfig):
     packs: tuple[Pack, ...] = (
         Pack(name="stamps", views=4),
         Pack(name="openmoji", views=3),
-        *(Pack(name=hand, views=1, copies=3) for hand in HANDS),
         Pack(name="clipart", views=1, weight=0.7),
     )
     splits: tuple[str, ...] = ("train", "val")

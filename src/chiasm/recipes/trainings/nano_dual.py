@@ -136,7 +136,7 @@ def view_features(
 
     def tell(done: int) -> None:
         if done % 640 == 0:
-            print(f"{description['pack']}: features of {done} of {total} views", file=sys.stderr, flush=True)
+            print(f"{description['tower']}: features of {done} of {total} views", file=sys.stderr, flush=True)
 
     return stored_features(folder, description, total, shape, compute, on_block=tell)
 
