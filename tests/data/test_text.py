@@ -24,6 +24,8 @@ UNTOLD = {
     "places",  # boxes of many phrases: a small language model learns nothing from their digits
     "binding",  # what examples call a thing is in the pictures alone
     "sounds",  # calls are heard
+    "small_names",  # how many pixels a thing has is in the pictures alone
+    "small_signs",
 }
 DRAWN = [
     task for task in TASKS if task not in ("boxes", "referring", "points", *UNTOLD)

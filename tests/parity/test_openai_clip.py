@@ -77,8 +77,9 @@ def test_same_as_open_clip(vision: str, config: ClipConfig, tmp_path: Path) -> N
     back = table.to_theirs(state)
     for name, value in back.items():
         if "grad." + name in theirs:
+            # rtol: the largest gradients are 3, and on some processors 3e-6 of themselves apart
             torch.testing.assert_close(
-                value, theirs["grad." + name], atol=1e-5, rtol=0, msg=lambda m, n=name: f"gradient of {n}: {m}"
+                value, theirs["grad." + name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"gradient of {n}: {m}"
             )
     assert {name for name in weights if "grad." + name in theirs} <= set(back)
     assert set(table.to_theirs(model.state_dict())) == set(weights)

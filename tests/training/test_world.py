@@ -76,7 +76,9 @@ def test_two_processes_equal_one(family: str, parallel: str, pictures: Path, tmp
     one = launch(run, tmp_path / "one", 1)
     two = launch(replace(run, parallel=parallel), tmp_path / "two", 2)
     assert len(one) == len(two) == STEPS
-    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) <= LIMIT
+    # SigLIP's loss begins at 10, where neighbouring float32 numbers are 1e-6 apart themselves
+    scales = [max(1.0, a) if family == "siglip" else 1.0 for a in one]
+    assert max(abs(a - b) / scale for a, b, scale in zip(one, two, scales, strict=True)) <= LIMIT
 
 
 def test_a_sharded_checkpoint_goes_on_alone_and_back(pictures: Path, tmp_path: Path) -> None:
