@@ -74,6 +74,9 @@ def test_a_comparison_from_end_to_end_and_again(tmp_path: Path) -> None:
     again: list[str] = []
     assert compare(SMALL, tmp_path, 4, again.append)["rows"] == json.loads(json.dumps(table["rows"]))
     assert lines and not again, "what is finished is not done again"
+    more = compare(replace(SMALL, seeds=SMALL.seeds + 1), tmp_path, 4, again.append)
+    assert len(again) == 2 and all("seed 2" in line for line in again), again
+    assert len(more["rows"][0]["tasks"]["retrieval"]["to_text_r@1"]["seen"]["seeds"]) == 3
     with pytest.raises(ConfigError, match="comparison_exists.*budget"):
         compare(replace(SMALL, budget="3steps"), tmp_path, 4, again.append)
 

@@ -34,6 +34,7 @@ from chiasm.recipes.running.settings import FILE, resolve, write_run
 Tell = Callable[[str], None]
 _BUDGET = re.compile(r"([\d.]+(?:e\d+)?)\s*(steps|s|m|h|flops)")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+GROWING = ("recipes", "seeds")  # what may differ where a comparison is gone on with: no run depends on them
 TIMED = 4  # steps of the trial that a budget in minutes is turned into steps by
 
 
@@ -82,7 +83,8 @@ def compare(asked: Comparison, out: Path, batch_size: int, tell: Tell) -> dict[s
 
     Args:
         asked: what.
-        out: the comparison's folder; one that holds the same comparison is gone on with.
+        out: the comparison's folder; one that holds the same comparison, or one of other recipes or more or fewer seeds
+            with all else the same, is gone on with.
         batch_size: of the evaluations; no figure depends on it.
         tell: takes lines for people.
 
@@ -140,12 +142,13 @@ def _claim(asked: Comparison, out: Path, tell: Tell) -> dict[str, Any]:
     kept: dict[str, Any] = {"asked": plain, "plan": {}}
     if path.is_file():
         kept = json.loads(path.read_text("utf-8"))
-        differing = [key for key in plain if kept["asked"].get(key) != plain[key]]
+        differing = [key for key in plain if key not in GROWING and kept["asked"].get(key) != plain[key]]
         if differing:
             raise ConfigError(
                 "comparison_exists", f"{out} holds another comparison; it differs in {', '.join(differing)}"
             )
     out.mkdir(parents=True, exist_ok=True)
+    kept["asked"] = plain
     for name in asked.recipes:
         if name not in kept["plan"]:
             tell(f"{name}: counting a step")
