@@ -17,9 +17,8 @@ When it speaks, it counts what it found instead of adding up probabilities, whic
 hasn't trained on: a cell is found when it holds something more surely than its eight neighbours, and the nine of them
 add up to more than `LEAST`; there, "nothing" is believed less by a fitted `doubt`. Beside a surer one a cell is
 found, too, when it holds something for certain: by more than `CERTAIN`, with "nothing" believed more by `STRICT`.
-Names are weighed by how often the whole picture says them, and found things of one most probable name are alike. Of
-the counts in 2,000 validation scenes 89.2 % are right so, and 88.1 % without certain cells; the numbers were fitted
-on half of them.
+Names are weighed by how often the whole picture says them, and found things of one most probable name are alike. The
+numbers were fitted on validation scenes.
 
 The first vocabulary has one more entry, "nothing", with vectors of its own; an empty cell's phrase is that. Counts
 are never words that the blocks could learn by heart: of learned counts, 93 % came out right for things in training
