@@ -17,6 +17,8 @@ from chiasm.nn.positions import rotate
 # tables for queries and keys alike, or (xPos, Qwen) first for queries, then for keys
 Rotary = tuple[torch.Tensor, ...]
 
+FEW_KEYS = 256  # from here on both types' gradients take about as long
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QKNormConfig:
@@ -185,10 +187,46 @@ class Attention(nn.Module):
             if allowed is not None and allowed.shape[1] > 1:  # a bias that differs from head to head
                 allowed = allowed.view(len(allowed), self.num_kv_heads, group, -1)
             grouped = q.view(q.shape[0], self.num_kv_heads, group, -1)
-            return F.scaled_dot_product_attention(grouped, k, v, attn_mask=allowed, scale=self.scale).reshape(q.shape)
+            return attended(grouped, k, v, allowed, scale=self.scale).reshape(q.shape)
         if group > 1:
             k, v = (x[:, :, None].expand(-1, -1, group, -1, -1).flatten(1, 2) for x in (k, v))  # (B, H, S, C)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, is_causal=mask.causal, scale=self.scale)
+        return attended(q, k, v, mask.allowed, causal=mask.causal, scale=self.scale)
+
+
+def attended(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    allowed: torch.Tensor | None = None,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """softmax(s·QKᵀ)V on torch's fused kernels.
+
+    A processor's kernel for gradients in bfloat16 takes up to twelve times as long as in float32 where there are few
+    keys: there it is computed in float32.
+
+    Args:
+        q, k, v: (B, H, Q, C), (B, H, S, C), (B, H, S, C).
+        allowed: broadcastable to (B, H, Q, S), true where attention is allowed, or what is added to the scores; None =
+            everywhere.
+        causal: allow no later key.
+        scale: s; None = 1/√C.
+
+    Returns:
+        (B, H, Q, C).
+    """
+    half = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
+    if not half or not q.requires_grad or k.shape[2] > FEW_KEYS:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal, scale=scale)
+    if allowed is not None and allowed.is_floating_point():
+        allowed = allowed.float()
+    with torch.autocast("cpu", enabled=False):
+        whole = F.scaled_dot_product_attention(
+            q.float(), k.float(), v.float(), attn_mask=allowed, is_causal=causal, scale=scale
+        )
+    return whole.bfloat16()
 
 
 def kept(x: torch.Tensor, keep: slice | torch.Tensor | None) -> torch.Tensor:
@@ -246,7 +284,7 @@ def attend_runs(
     for count, length in runs.shapes:
         stop = start + count * length
         one = [x[:, start:stop].reshape(heads, count, length, width).transpose(0, 1) for x in parts]  # (n, H, L, C)
-        out = F.scaled_dot_product_attention(one[0], one[1], one[2], scale=scale)
+        out = attended(one[0], one[1], one[2], scale=scale)
         outputs.append(out.transpose(0, 1).reshape(heads, stop - start, width))
         start = stop
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)

@@ -12,10 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from chiasm.nn.attention import Rotary, row_by_row
+from chiasm.nn.attention import Rotary, attended, row_by_row
 from chiasm.nn.cache import AnyCache
 from chiasm.nn.masks import EVERYTHING, AttentionMask
 from chiasm.nn.norms import RMSNorm
@@ -129,7 +128,7 @@ class LatentAttention(nn.Module):
         k_plain, v = both.split((shape.nope_dim, shape.value_dim), -1)
         q = torch.cat((q_plain, q_turned), -1)
         k = torch.cat((k_plain, turned.expand(-1, self.num_heads, -1, -1)), -1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, is_causal=mask.causal)
+        return attended(q, k, v, mask.allowed, causal=mask.causal)
 
     def _absorbed(
         self, q_plain: torch.Tensor, q_turned: torch.Tensor, keys: torch.Tensor, mask: AttentionMask
@@ -146,7 +145,7 @@ class LatentAttention(nn.Module):
         return out.transpose(1, 2) @ v_up.transpose(1, 2)  # (B, H, 1, value)
 
     def _look(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: AttentionMask) -> torch.Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, scale=self.scale)
+        return attended(q, k, v, mask.allowed, scale=self.scale)
 
 
 def _halves(x: torch.Tensor) -> torch.Tensor:
