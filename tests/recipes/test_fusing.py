@@ -11,6 +11,7 @@ from tests.parity.test_families import picture
 from chiasm.core.messages import Conversation
 from chiasm.data.named import open_named
 from chiasm.recipes import fusing, fusing_cells
+from chiasm.recipes.run import find_recipe
 from chiasm.recipes.running.show import show_sample
 from chiasm.recipes.running.standard import choose_trainable
 from chiasm.training.features import frozen_features
@@ -59,9 +60,9 @@ def test_vilt_learns_which_pictures_belong() -> None:
     assert abs(scalars["loss"] - scalars["match"] - scalars["words"] - 0.1 * scalars["transport"]) <= 1e-5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "imagebind"])
 def test_over_cells_stored_features_give_the_loss_of_pixels_and_the_tower_stays(name, tmp_path) -> None:
-    run = getattr(fusing_cells, f"{name}_cells")()
+    run = find_recipe(f"{name}_cells").run()
     model = run.model.build(name, seed=0)
     choose_trainable(model.module, run)
     stored = frozen_features(model.module, model.processor, tmp_path / "features")
@@ -110,3 +111,23 @@ def test_judges_over_cells_learn_from_labelled_statements_and_answer(name, tmp_p
     model.save(tmp_path / "model")
     again = load(tmp_path / "model").generate([Conversation(turns) for turns in asked])
     assert [reply.text for reply in again] == said and set(said) <= set(run.collate.labels)
+
+
+def test_sounds_are_bound_to_stored_pictures_and_the_model_is_read_again(tmp_path) -> None:
+    run = find_recipe("imagebind_cells_sounds").run()
+    model = run.model.build("imagebind", seed=0)
+    choose_trainable(model.module, run)
+    stored = frozen_features(model.module, model.processor, tmp_path / "features")
+    samples = list(open_named("scenes:train:sounds?size=64&nouns=12&count=3"))
+    losses = []
+    for processor in (stored.processor, model.processor):
+        batch = run.collate.build(processor)(samples)
+        batch = stored.fill(batch) if batch.pixel_values is None else batch
+        losses.append(_loss(run, model.module, batch))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and stored.report()["computed"] == 3
+    for part, parameter in model.module.named_parameters():
+        assert (parameter.grad is not None) == part.startswith(("towers.audio.", "projections.audio.")), part
+    model.save(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    seen = [one.embed_images([picture(0, 40, 30)]) for one in (model, again)]
+    assert torch.equal(*seen)

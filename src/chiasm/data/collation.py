@@ -134,6 +134,7 @@ class PictureSounds(CollateConfig):
     A row's sound stands under `annotations["sound"]`: a WAV file's path or bytes, or a `core.media.LazySound`.
     """
 
+    takes_features: ClassVar[bool] = True
     gives: ClassVar[str | None] = "picture_sounds"
 
     def build(self, processor: Any) -> Collate:

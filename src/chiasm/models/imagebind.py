@@ -16,15 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from chiasm.core.batch import Batch
 from chiasm.core.errors import CapabilityError
 from chiasm.core.registry import Family, register
-from chiasm.language.text import EndOfTextPool, TextEncoder, TextEncoderConfig
+from chiasm.fusion.dual import DualEncoder
+from chiasm.language.text import EndOfTextPool, TextEncoderConfig
 from chiasm.models.assembly import Parts, picture_processor
 from chiasm.processing.audio import spectrograms
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import DualProcessor
-from chiasm.vision.modal import ModalConfig, ModalTower, MotionStem, PictureStem, PlaneStem
+from chiasm.vision.hybrid import Hybrid, HybridConfig
+from chiasm.vision.modal import ModalConfig, MotionStem, PictureStem, PlaneStem
 
 SCALES = {"audio": 20.0, "depth": 5.0, "thermal": 10.0, "imu": 5.0}
 
@@ -34,12 +35,12 @@ class ImageBindConfig:
     """An ImageBind.
 
     Attributes:
-        vision, language: the towers that are always there.
+        vision, language: the towers that are always there; the first may stand on a frozen network's cells.
         embed_dim: E.
         audio, depth, thermal, imu: further towers; None = the checkpoint lacks that kind.
     """
 
-    vision: ModalConfig
+    vision: ModalConfig | HybridConfig
     language: TextEncoderConfig
     embed_dim: int
     audio: ModalConfig | None = None
@@ -57,38 +58,38 @@ class ImageBindConfig:
         return ImageBind(self)
 
 
-class ImageBind(nn.Module):
+class ImageBind(DualEncoder):
     """Everything in one space."""
 
     def __init__(self, config: ImageBindConfig) -> None:
-        super().__init__()
+        joint = config.embed_dim
+        super().__init__(
+            config.vision.build(),
+            config.language.build(),
+            nn.Linear(config.vision.hidden_dim, joint, bias=False),
+            nn.Linear(config.language.hidden_dim, joint, bias=False),
+            init_scale=math.log(1 / 0.07),
+        )
         self.config = config
-        self.vision: ModalTower = config.vision.build()
-        self.language: TextEncoder = config.language.build()
-        self.vision_proj = nn.Linear(config.vision.hidden_dim, config.embed_dim, bias=False)
-        self.text_proj = nn.Linear(config.language.hidden_dim, config.embed_dim, bias=False)
         self.towers = nn.ModuleDict({name: tower.build() for name, tower in config.kinds.items()})
         self.projections = nn.ModuleDict(
-            {name: nn.Linear(tower.hidden_dim, config.embed_dim, bias=False) for name, tower in config.kinds.items()}
+            {name: nn.Linear(tower.hidden_dim, joint, bias=False) for name, tower in config.kinds.items()}
         )
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def init_weights(self) -> None:
-        """Set the texts' scale to its first value."""
-        nn.init.constant_(self.logit_scale, math.log(1 / 0.07))
+    def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(I, 3, h, w), or two frames (I, 3, 2, h, w) → (I, D) vectors, or (I, P, D) cells of a frozen network."""
+        return self.vision.trunk.features(pixels) if isinstance(self.vision, Hybrid) else self.vision(pixels)
+
+    def embed_features(self, features: torch.Tensor) -> torch.Tensor:
+        """What `visual_features` gives → (I, E), L2-normalised."""
+        return super().embed_features(
+            self.vision.refine(features)[:, 0] if isinstance(self.vision, Hybrid) else features
+        )
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of input beside pictures and texts."""
         return tuple(self.config.kinds)
-
-    def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(I, 3, h, w), or two frames (I, 3, 2, h, w) → (I, E), L2-normalised."""
-        return F.normalize(self.vision_proj(self.vision(pixels)), dim=-1)
-
-    def embed_texts(self, ids: torch.Tensor, attend: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, T) → (B, E), L2-normalised."""
-        return F.normalize(self.text_proj(self.language(ids, attend)), dim=-1)
 
     def embed_kind(self, kind: str, inputs: torch.Tensor) -> torch.Tensor:
         """Embed inputs of a further kind.
@@ -118,12 +119,6 @@ class ImageBind(nn.Module):
     def kind_logits(self, kind: str, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         """(I, E) pictures and (N, E) of a further kind → (I, N) similarities at that kind's fixed scale."""
         return SCALES[kind] * images @ others.T
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """(I, B) similarities of a batch's pictures and texts."""
-        assert batch.pixel_values is not None and batch.input_ids is not None
-        images = self.embed_images(batch.pixel_values)
-        return self.logits(images, self.embed_texts(batch.input_ids, batch.attention_mask))
 
 
 class BindingProcessor(DualProcessor):
@@ -179,9 +174,9 @@ PRESETS = {
 
 def processor(config: ImageBindConfig, parts: Parts) -> BindingProcessor:
     """Resize the short side, crop the centre; CLIP's texts; spectrograms of sounds."""
-    stem = config.vision.stem
-    assert isinstance(stem, PictureStem)
-    pictures = picture_processor(parts, "CLIPImageProcessor", stem.image_size)
+    seen = config.vision if isinstance(config.vision, HybridConfig) else config.vision.stem
+    assert not isinstance(seen, PlaneStem | MotionStem)
+    pictures = picture_processor(parts, "CLIPImageProcessor", seen.image_size)
     made = BindingProcessor(parts.tokenizer, pictures, config.language.context_length, settings=parts.settings)
     if config.audio is not None and isinstance(config.audio.stem, PlaneStem):
         made.audio = config.audio.stem

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from chiasm.core.batch import Batch
 from chiasm.core.errors import DataError
 from chiasm.objectives.config import ObjectiveConfig
+from chiasm.objectives.pairs import embed_pictures
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +46,12 @@ class BoundToPicturesObjective:
         Raises:
             DataError: a batch of one.
         """
-        assert batch.pixel_values is not None and batch.others is not None
+        assert batch.others is not None
         if len(batch.others) < 2:
             raise DataError(
                 "batch_of_one", f"a batch of {len(batch.others)} pair has no wrong pairs; at least 2 are needed"
             )
-        images, kind = module.embed_images(batch.pixel_values), self.config.kind
+        images, kind = embed_pictures(module, batch), self.config.kind
         logits = module.kind_logits(kind, images, module.embed_kind(kind, batch.others)).float()
         own = torch.arange(len(logits), device=logits.device)
         return {"loss": (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2}

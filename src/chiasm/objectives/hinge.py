@@ -16,6 +16,7 @@ import torch
 from chiasm.core.batch import Batch
 from chiasm.core.errors import DataError
 from chiasm.objectives.config import ObjectiveConfig
+from chiasm.objectives.pairs import embed_pictures
 
 
 def hinge_loss(similarity: torch.Tensor, margin: float, *, hardest: bool) -> torch.Tensor:
@@ -68,9 +69,7 @@ class HingeObjective:
     def __call__(self, module: Any, batch: Batch) -> dict[str, torch.Tensor]:
         """The loss of one batch."""
         assert batch.input_ids is not None
-        see = module.embed_images if batch.features is None else module.embed_features
-        images = see(batch.pixel_values if batch.features is None else batch.features)
-        texts = module.embed_texts(batch.input_ids, batch.attention_mask)
+        images, texts = embed_pictures(module, batch), module.embed_texts(batch.input_ids, batch.attention_mask)
         return {"loss": hinge_loss(module.logits(images, texts), self.config.margin, hardest=self.config.hardest)}
 
     def after_step(self, module: Any, step: int) -> None:

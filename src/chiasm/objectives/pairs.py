@@ -8,6 +8,7 @@ computed a second time on the way back, with the same random numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -89,6 +90,12 @@ class PairObjective(nn.Module):
                 module.logit_scale.clamp_(max=math.log(self.config.most_scale))
 
 
+def embed_pictures(module: Any, batch: Batch) -> torch.Tensor:
+    """The pictures of a batch, or a frozen tower's features of them → (B, E)."""
+    see, pictures = _seen(module, batch)
+    return see(pictures)
+
+
 def embed_pairs(module: Any, batch: Batch, part: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Embed both sides of a batch.
 
@@ -101,11 +108,10 @@ def embed_pairs(module: Any, batch: Batch, part: int | None = None) -> tuple[tor
         (B, E) pictures and (B, E) texts, float32.
     """
     assert batch.input_ids is not None
-    see = module.embed_images if batch.features is None else module.embed_features
-    pictures = batch.pixel_values if batch.features is None else batch.features
-    assert pictures is not None
     if part is None:
-        return see(pictures).float(), module.embed_texts(batch.input_ids, batch.attention_mask).float()
+        texts = module.embed_texts(batch.input_ids, batch.attention_mask)
+        return embed_pictures(module, batch).float(), texts.float()
+    see, pictures = _seen(module, batch)
     masks = [None] * len(batch.input_ids) if batch.attention_mask is None else batch.attention_mask.split(part)
     images = [checkpoint(see, some, use_reentrant=False) for some in pictures.split(part)]
     texts = [
@@ -113,6 +119,13 @@ def embed_pairs(module: Any, batch: Batch, part: int | None = None) -> tuple[tor
         for ids, mask in zip(batch.input_ids.split(part), masks, strict=False)
     ]
     return torch.cat(images).float(), torch.cat(texts).float()
+
+
+def _seen(module: Any, batch: Batch) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+    see = module.embed_images if batch.features is None else module.embed_features
+    pictures = batch.pixel_values if batch.features is None else batch.features
+    assert pictures is not None
+    return see, pictures
 
 
 def _alike(ids: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,7 @@ class PicoFusion(ModelConfig):
         tokenizer = pico_tokenizer(family, self.words)
         trunk = self._trunk()
         own: Any = {"blip": _blip, "albef": _albef, "vilt": _vilt, "coca": _coca, "align": _align, "vse": _vse}[family]
-        hybrid = None if trunk is None else self._over(trunk.config)
+        hybrid = None if trunk is None else over_cells(trunk.config, self.width, self.depth)
         config = self._headed(family, own(len(tokenizer), hybrid, self.width))
         part = {"vilt": "stream.vision.trunk", "align": "vision", "vse": "vision"}.get(family, "vision.trunk")
         return assemble(family, config, Parts(tokenizer), seed=seed, frozen={} if trunk is None else {part: trunk})
@@ -65,13 +65,12 @@ class PicoFusion(ModelConfig):
 
         return None if self.tower is None else cell_tower(self.tower)
 
-    def _over(self, trunk: CellTowerConfig) -> HybridConfig:
-        from chiasm.vision.hybrid import HybridConfig
 
-        width = self.width
-        return HybridConfig(
-            trunk=trunk, hidden_dim=width, num_layers=self.depth, num_heads=width // 32, mlp_dim=4 * width
-        )
+def over_cells(trunk: CellTowerConfig, width: int, depth: int) -> HybridConfig:
+    """A ViT of `depth` blocks over a frozen network's cells."""
+    from chiasm.vision.hybrid import HybridConfig
+
+    return HybridConfig(trunk=trunk, hidden_dim=width, num_layers=depth, num_heads=width // 32, mlp_dim=4 * width)
 
 
 def pico_tokenizer(family: str, words: str = "scenes") -> Tokenizer:

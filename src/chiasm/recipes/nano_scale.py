@@ -216,5 +216,5 @@ def vse_nano() -> Run:
 @recipe(family="imagebind", scale="nano", needs="packs: chiasm data pull stamps, clipart and openmoji")
 def imagebind_nano() -> Run:
     """Pictures and captions in one space, both towers from scratch."""
-    sizes = {"image_size": 224, "hidden_dim": 384, "num_layers": 12, "text_dim": 256, "text_layers": 6}
-    return replace(clip_nano(), model=SmallBinding(embed_dim=256, **sizes))
+    model = SmallBinding(image_size=224, hidden_dim=384, num_layers=12, text_dim=256, text_layers=6, embed_dim=256)
+    return replace(clip_nano(), model=model)

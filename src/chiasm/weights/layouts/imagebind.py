@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from chiasm.core.errors import ConfigError
 from chiasm.language.text import EndOfTextPool, TextEncoderConfig
 from chiasm.models.imagebind import ImageBindConfig
 from chiasm.vision.modal import ModalConfig, MotionStem, PictureStem, PlaneStem
@@ -30,7 +31,13 @@ def config_from(config: Mapping[str, Any]) -> ImageBindConfig:
 
 
 def config_to(config: ImageBindConfig) -> dict[str, Any]:
-    """The inverse of `config_from`."""
+    """The inverse of `config_from`.
+
+    Raises:
+        ConfigError: another tower for pictures, which nobody published.
+    """
+    if not isinstance(config.vision, ModalConfig):
+        raise ConfigError("config_unpublished", "ImageBind's published layout has a ViT")
     return authors.write_own(NAME, config)
 
 
@@ -121,6 +128,7 @@ def _tower_rules(kind: str, config: ModalConfig) -> list[Rule]:
 def table(config: ImageBindConfig) -> Table:
     """The whole table."""
     width, context = config.language.hidden_dim, config.language.context_length
+    assert isinstance(config.vision, ModalConfig)
     rules: list[Rule] = [
         *_tower_rules("vision", config.vision),
         Rename("modality_preprocessors.text.token_embedding.weight", "language.token_embed.weight"),
