@@ -77,6 +77,20 @@ def test_reranking_is_the_head_s_within_the_shortlist(tmp_path: Path, monkeypatc
     assert judge.pairs == len(COLOURS) * (len(COLOURS) + 1)  # every picture and the mean one, with every caption
 
 
+def test_joint_reranking_adds_the_scaled_similarity_to_log_odds(tmp_path: Path, monkeypatch: Any) -> None:
+    """Of a pair with matching probability p and cosine c it must make log(p / (1 − p)) + s·c: sums are checked."""
+    places = Reranked(joint=True)._ordered([0.9, 0.5, 1.0], 3.0 * np.array([0.2, 0.9, -1.0]))
+    expected = [np.log(9) + 0.6, 2.7, np.log((1 - 5e-7) / 5e-7) - 3.0]
+    assert np.allclose(places, expected, atol=1e-6)
+    found = with_way("rerank", Reranked(len(COLOURS), joint=True), retrieval_metrics())
+    for name, scale, wrong, right in (("a", 0.0, False, True), ("b", 1e6, False, False), ("c", 0.0, True, False)):
+        judge = Judge(wrong=wrong)
+        judge.similarity_scale = lambda scale=scale: scale
+        told = run(found, judge, tmp_path / name, monkeypatch)
+        # every text has the same vector: the similarities alone order pictures alike for all of them
+        assert (told["to_picture_r@1"]["seen"]["value"] == 1.0) == right
+
+
 def test_what_a_model_lacks_is_said(tmp_path: Path, monkeypatch: Any) -> None:
     found = with_way("rerank", Reranked(), retrieval_metrics())
     with pytest.raises(engine.ConfigError, match="the model has no embed and match"):

@@ -298,7 +298,7 @@ def own_boxes(root: Path) -> None:
     write(root / "rows.jsonl", lines(rows))
 
 
-@copy_of("captions", "retrieval", "matching", "reranking", "judged_retrieval")
+@copy_of("captions", "retrieval", "matching", "reranking", "joint_reranking", "judged_retrieval")
 def own_captions(root: Path) -> None:
     pictures(root, "1.png", "2.png")
     rows = [{"image": f"{n}.png", "caption": f"a dog {n}"} for n in (1, 2)]

@@ -51,6 +51,12 @@ class Vectors:
         found = self._blocks("text", list(dict.fromkeys(texts)), self.predictor.embed_texts)
         return np.stack([found[text] for text in texts])
 
+    def similarity_scale(self) -> float:
+        """What cosines are multiplied by in the model's softmax."""
+        if "similarity scale" not in self.journal:
+            self.journal.add({"similarity scale": self.predictor.similarity_scale()})
+        return float(self.journal["similarity scale"])
+
     def _blocks(self, kind: str, names: list[str], embed: Any) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}
         for at in range(0, len(names), BLOCK):

@@ -95,31 +95,47 @@ class HardNegatives:
 class Reranked:
     """Retrieval by embeddings, both ways, each query's best ordered anew by the matching head.
 
+    Wrong pairs t of a picture i, from which the head learned, were drawn in proportion to exp(s·cos(i, t)). Its best
+    log-odds are therefore log p(t|i) − log p(t) − s·cos(i, t) and a constant: `joint` puts back what was divided out.
+
     Attributes:
         shortlist: how many.
+        joint: order by log-odds + s·cosine, with the model's own s; False = by the head alone, as published.
     """
 
     shortlist: int = 16
+    joint: bool = False
 
     def outputs(self, items: Sequence[Item], keys: Sequence[str], vectors: Vectors) -> dict[str, list[Any]]:
         """As `embedding.Retrieval.outputs`."""
         captions, owner = captions_of(items)
         texts, pairs = vectors.texts(captions), Pairs(vectors)
         pictures = views(items, keys, vectors)
+        scale = vectors.similarity_scale() if self.joint else 0.0
         found = {}
         for condition, shown in _shown(items, keys).items():
-
-            def of_picture(query: int, best: Sequence[int], shown: Any = shown) -> Sequence[float]:
-                return pairs.scores([(*shown[query], captions[caption]) for caption in best])
-
-            def of_text(query: int, best: Sequence[int], shown: Any = shown) -> Sequence[float]:
-                return pairs.scores([(*shown[picture], captions[query]) for picture in best])
-
             scores = products(pictures[condition], texts)
+
+            def of_picture(query: int, best: Sequence[int], shown: Any = shown, own: Any = scores) -> np.ndarray:
+                heads = pairs.scores([(*shown[query], captions[caption]) for caption in best])
+                return self._ordered(heads, scale * own[query, best])
+
+            def of_text(query: int, best: Sequence[int], shown: Any = shown, own: Any = scores) -> np.ndarray:
+                heads = pairs.scores([(*shown[picture], captions[query]) for picture in best])
+                return self._ordered(heads, scale * own[best, query])
+
             found[condition] = places_of(
                 rerank(scores, of_picture, self.shortlist), rerank(scores.T, of_text, self.shortlist), owner, len(items)
             )
         return found
+
+    def _ordered(self, heads: Sequence[float], similarities: np.ndarray) -> np.ndarray:
+        """What a shortlist is ordered by, from the head's probabilities."""
+        if not self.joint:
+            return np.asarray(heads)
+        least = 0.5 * 10.0**-_DIGITS
+        odds = np.clip(heads, least, 1 - least)
+        return np.round(np.log(odds) - np.log1p(-odds) + similarities, _DIGITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,10 @@ class ModelPredictor:
         """Probabilities; texts that are longer than the model takes are cut, as retrieval benchmarks do."""
         return self.model.match(list(images), list(texts), truncate=True).tolist()
 
+    def similarity_scale(self) -> float:
+        """What cosines are multiplied by in the softmax of a model that embeds and matches."""
+        return float(self.model.module.similarity_scale)
+
     def ground(self, image: Any, phrase: str) -> dict[str, Any]:
         """``boxes`` and ``points``, as plain numbers."""
         regions = self.model.ground(image, phrase).regions

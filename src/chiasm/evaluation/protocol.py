@@ -130,6 +130,10 @@ class Predictor(Protocol):
     def match(self, images: Sequence[Any], texts: Sequence[str]) -> Sequence[float]:
         """Probability that picture n and text n belong together."""
 
+    def similarity_scale(self) -> float:
+        """What cosines are multiplied by in the softmax of a model that embeds and matches."""
+        ...
+
     def ground(self, image: Any, phrase: str) -> dict[str, Any]:
         """``boxes`` and ``points`` in original pixels, best first."""
 

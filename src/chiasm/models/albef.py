@@ -180,6 +180,11 @@ class Albef(_Towers):
         """(I, E) and (B, E) embeddings → (I, B) similarities over the temperature."""
         return images @ texts.T / self.temperature
 
+    @property
+    def similarity_scale(self) -> float:
+        """What similarities are multiplied by."""
+        return 1 / self.temperature.item()
+
     def match_scores(
         self, texts: TextStates, images: torch.Tensor, record: dict[int, list[torch.Tensor]] | None = None
     ) -> torch.Tensor:

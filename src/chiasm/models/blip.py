@@ -132,6 +132,11 @@ class Blip(Seeing, CrossAttentionLM):
         return images @ texts.T / temperature
 
     @property
+    def similarity_scale(self) -> float:
+        """What similarities are multiplied by."""
+        return 1 / (self.config.temperature if self.temperature is None else self.temperature.item())
+
+    @property
     def start_id(self) -> int:
         """What a caption begins with."""
         return self.config.start_id

@@ -115,13 +115,14 @@ class Blip2Retrieval(nn.Module):
         queries = self.config.connector.num_queries
         vectors = images.unflatten(1, (queries, -1)) * queries**0.5
         best = (vectors @ texts.T).amax(1)
-        return best if self.temperature is None else best * self.similarity_scale
+        return best * self.similarity_scale
 
     @property
     def similarity_scale(self) -> torch.Tensor:
-        """What similarities are multiplied by, where it is learned."""
-        assert self.temperature is not None
-        return 1 / self.temperature
+        """What similarities are multiplied by: 1 where it isn't learned."""
+        return (
+            torch.ones((), device=self.match_head.weight.device) if self.temperature is None else 1 / self.temperature
+        )
 
     def bound_scale(self) -> None:
         """Keep the temperature in the range that published training allows."""

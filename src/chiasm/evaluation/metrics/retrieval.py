@@ -41,7 +41,7 @@ def median_rank(ranks: np.ndarray) -> float:
 
 
 def rerank(
-    scores: np.ndarray, match: Callable[[int, Sequence[int]], Sequence[float]], shortlist: int = 128
+    scores: np.ndarray, match: Callable[[int, Sequence[int]], Sequence[float] | np.ndarray], shortlist: int = 128
 ) -> np.ndarray:
     """Order each query's shortlist anew by a matching head (Li et al. 2021, §3.2); the rest keeps its order below it.
 
@@ -58,5 +58,6 @@ def rerank(
         order = np.argsort(-own, kind="stable")
         result[row, order] = -np.arange(len(own), dtype=np.float64)
         best = order[:shortlist]
-        result[row, best] = 1.0 + np.asarray(match(row, best.tolist()), dtype=np.float64)
+        anew = np.asarray(match(row, best.tolist()), dtype=np.float64)
+        result[row, best] = 1.0 + anew - anew.min(initial=0.0)
     return result

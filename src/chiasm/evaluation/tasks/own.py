@@ -2,7 +2,8 @@
 
 `answers` asks every row's last question and compares with its answers, `choices` takes the likeliest of a row's
 choices, `likelihood` tells the perplexity of its first answer; `captions`, `retrieval`, `reranking` (retrieval whose
-shortlist a matching head orders anew) and `matching` (the own caption or the nearest other one) use its captions.
+shortlist a matching head orders anew), `joint_reranking` (head and similarity do) and `matching` (the own caption or
+the nearest other one) use its captions.
 The data set is named as for training: a file or folder of any known format, or a name such as
 ``scenes:test:counting``.
 """
@@ -191,6 +192,14 @@ TASKS = (
         way="rerank",
         load=_load(_caption(""), different=True),
         prepare=Reranked(),
+        metrics=retrieval_metrics(),
+    ),
+    Task(
+        name="joint_reranking",
+        about="the same by the matching head's log-odds and the scaled similarity together",
+        way="rerank",
+        load=_load(_caption(""), different=True),
+        prepare=Reranked(joint=True),
         metrics=retrieval_metrics(),
     ),
     Task(
