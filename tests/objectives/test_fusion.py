@@ -189,6 +189,25 @@ def test_the_objective_learns_and_keeps_its_size(name) -> None:
     assert int(fresh.step) == 40 and torch.equal(fresh.queue.images, objective.queue.images)
 
 
+def test_a_queue_counts_from_its_step_on_and_fills_before() -> None:
+    model = chiasm.new("albef")
+    alone, late, early = (
+        AlignAndFuse(queue_size=size, queue_from=after, matching=False).build()
+        for size, after in ((None, 0), (8, 1), (8, 0))
+    )
+    losses = []
+    for objective in (alone, late, early):
+        objective.prepare(model.module, rows=100)
+    late.queue.load_state_dict(early.queue.state_dict())
+    for step in (1, 2):
+        losses.append([objective(model.module, pairs(model))["contrast"].item() for objective in (alone, late, early)])
+        for objective in (alone, late, early):
+            objective.after_step(model.module, step)
+    assert losses[0][0] == losses[0][1] < losses[0][2]
+    assert losses[1][1] == losses[1][2] > losses[1][0]
+    assert int(late.queue.pointer) == 0 and torch.equal(late.queue.images[:4], late.queue.images[4:])
+
+
 def test_bad_sizes_are_refused_with_both_numbers() -> None:
     model = chiasm.new("albef")
     with pytest.raises(ConfigError, match="a queue of 64 pairs, a data set of 20"):

@@ -65,6 +65,7 @@ class AlignAndFuse(ObjectiveConfig):
     Attributes:
         text: how words are learned; None = not at all.
         queue_size: pairs that the queue holds; None = no queue.
+        queue_from: the step from which on they count; a queue that counts before anything is learned hinders it.
         momentum: of the copy; None = no copy, and hard targets.
         alpha: share of the copy's soft targets.
         ramp_steps: steps over which that share grows from 0.
@@ -74,6 +75,7 @@ class AlignAndFuse(ObjectiveConfig):
 
     text: MaskedText | WrittenText | None = None
     queue_size: int | None = 65536
+    queue_from: int = 0
     momentum: float | None = 0.995
     alpha: float = 0.4
     ramp_steps: int = 0
@@ -145,9 +147,8 @@ class AlignAndFuseObjective(nn.Module):
                 seen_m = twin.project_images(images_m)
                 said_m = twin.project_texts(twin.read_texts(ids, attend).states)
                 self.fresh.append((seen_m, said_m))
-        contrast, to_texts, to_images = distilled_contrast(
-            seen, said, seen_m, said_m, self.queue, module.temperature, alpha
-        )
+        queue = self.queue if int(self.step) >= self.config.queue_from else None
+        contrast, to_texts, to_images = distilled_contrast(seen, said, seen_m, said_m, queue, module.temperature, alpha)
         losses, told = {"contrast": contrast}, {}
         if self.config.matching:
             floor = self.config.floor

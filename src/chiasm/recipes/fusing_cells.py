@@ -89,10 +89,10 @@ def albef_cells() -> Run:
 
 @recipe(family="albef", scale="pico", needs=NEEDS)
 def albef_cells_contrast() -> Run:
-    """ALBEF's contrast alone, with copy, queue and soft targets: what noise does to each is measured on it."""
+    """ALBEF's contrast alone, with copy and soft targets: what noise, and a queue, do to it is measured on this."""
     from chiasm.objectives.fusion import AlignAndFuse
 
-    alone = AlignAndFuse(queue_size=1024, momentum=MOMENTUM, ramp_steps=100, matching=False)
+    alone = AlignAndFuse(queue_size=None, momentum=MOMENTUM, ramp_steps=100, matching=False)
     return replace(albef_cells(), objective=alone)
 
 
