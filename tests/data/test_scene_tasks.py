@@ -352,7 +352,7 @@ def test_small_things_are_asked_for_by_their_places_all_of_them_in_training(task
             for element, asked, answered in zip(stage.elements, turns[::2], turns[1::2], strict=False):
                 box = stage.box(element)
                 assert box[2] - box[0] < 0.3 * 448 and box[3] - box[1] < 0.1 * 448
-                assert answered.text == getattr(element, word) == element.word and at(stage.cell(element)) in asked.text
+                assert answered.text == getattr(element, word) == element.name and at(stage.cell(element)) in asked.text
             assert {answered.text for answered in turns[1::2]} <= {noun.name for noun in cast(12, "all")[0]}
             apart = taken_apart(sample.conversation)
             assert [one.messages[1] for one in apart] == [*turns[1::2]]

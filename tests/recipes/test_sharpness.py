@@ -43,11 +43,11 @@ def test_the_token_that_holds_a_thing_or_a_sign_is_to_know_its_word_and_place() 
     for row, labels in zip(rows, batch.labels.view(2, 7, 7, 4), strict=True):
         stage = row.conversation.messages[0].parts[0].source
         told = {decode(ids[ids > 0].tolist()) for ids in labels.flatten(0, 1) if ids[0] > 0}
-        assert told == {f"{element.word} {stage.cell(element)}" for element in stage.elements}
+        assert told == {f"{element.name} {stage.cell(element)}" for element in stage.elements}
         first = stage.elements[0]
         x, y = (int(7 * at / extent) for at, extent in zip(first.center, stage.size, strict=True))
-        assert labels[y, x, 0] == encode(first.word)[0] and labels[y, x, -1] == -100
+        assert labels[y, x, 0] == encode(first.name)[0] and labels[y, x, -1] == -100
     things = rows[0].conversation.messages[0].parts[0].source.elements
     (line,) = show_sample(model.processor, batch)
-    assert f"{len(things)} of 49 tokens" in line.plain and things[0].word in line.plain
+    assert f"{len(things)} of 49 tokens" in line.plain and things[0].name in line.plain
     assert (batch.labels[..., 0] == 0).sum() > 80  # the other cells say nothing

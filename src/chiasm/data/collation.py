@@ -199,7 +199,7 @@ class Cells(CollateConfig):
                         min(side - 1, int(side * at / extent))
                         for at, extent in zip(element.center, stage.size, strict=True)
                     )
-                    known[side * row + column] = processor.tokenizer.encode(f"{element.word} {stage.cell(element)}")
+                    known[side * row + column] = processor.tokenizer.encode(f"{element.name} {stage.cell(element)}")
                 labels.append([(ids + [-100] * self.words)[: self.words] for ids in known])
             return replace(batch, labels=torch.tensor(labels))
 

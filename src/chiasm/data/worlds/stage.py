@@ -44,12 +44,7 @@ class Actor:
 
     @property
     def name(self) -> str:
-        """The singular name."""
-        return self.noun.name
-
-    @property
-    def word(self) -> str:
-        """What it says: its name."""
+        """What stands for it in an answer: the singular name."""
         return self.noun.name
 
     @property
@@ -76,8 +71,8 @@ class Writing:
     plate: Colour | None = None
 
     @property
-    def word(self) -> str:
-        """What it says: its text."""
+    def name(self) -> str:
+        """What stands for it in an answer: its text."""
         return self.text
 
     def cut_out(self) -> Image.Image:
@@ -104,8 +99,8 @@ class Cover:
     edge: int
 
     @property
-    def word(self) -> str:
-        """What it says: nothing."""
+    def name(self) -> str:
+        """What stands for it in an answer: nothing."""
         return ""
 
     def cut_out(self) -> Image.Image:

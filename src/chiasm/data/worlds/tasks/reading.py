@@ -211,7 +211,7 @@ def _in_turn(director: Director, row: Row, cells: list[str], wordings: phrases.P
     stage = next(part.source for part in row.turns[0].asked if isinstance(part, ImagePart))
     assert isinstance(stage, Stage)
     others = zip(stage.elements[1:], cells[1:], strict=True)
-    more = [Turn((TextPart(director.say(wordings, where=at(cell))),), element.word) for element, cell in others]
+    more = [Turn((TextPart(director.say(wordings, where=at(cell))),), element.name) for element, cell in others]
     return replace(row, turns=(*row.turns, *more))
 
 
