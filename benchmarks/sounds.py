@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from PIL import Image
 
 import chiasm
 from chiasm.data.collation import picture, sound
 from chiasm.data.named import open_named
+from chiasm.evaluation.controls import mean_picture
 from chiasm.evaluation.metrics.retrieval import first_ranks
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     asked = parser.parse_args()
     model, samples = chiasm.load(asked.model), list(open_named(asked.data))
     shown = [picture(sample).picture().convert("RGB") for sample in samples]
-    mean = Image.fromarray(np.mean([np.asarray(each, np.float32) for each in shown], 0).round().astype(np.uint8))
+    mean = mean_picture(shown, most=len(shown))
     heard = model.embed_sounds([sound(sample) for sample in samples]).numpy()
     said = model.embed_texts([sample.captions[0] for sample in samples]).numpy()
     for name, pictures in (("seen", shown), ("blind", [mean] * len(shown))):

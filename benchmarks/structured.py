@@ -13,11 +13,11 @@ from collections import Counter
 
 import numpy as np
 import torch
-from PIL import Image
 
 import chiasm
 from chiasm.data.collation import picture
 from chiasm.data.named import open_named
+from chiasm.evaluation.controls import mean_picture
 from chiasm.evaluation.metrics.captions import cider_d, tokenized
 from chiasm.recipes.fusing_cells import word_kinds
 
@@ -43,7 +43,7 @@ def main() -> None:
     tokenizer = model.processor.tokenizer
     known = structures(tokenizer, word_kinds(tokenizer), "scenes:train:captions?nouns=24&count=2000")
     shown = [picture(sample).picture().convert("RGB") for sample in samples]
-    mean = Image.fromarray(np.mean([np.asarray(each, np.float32) for each in shown], 0).round().astype(np.uint8))
+    mean = mean_picture(shown, most=len(shown))
     places = {
         "seen": model.embed_images(shown),
         "blind": model.embed_images([mean] * len(shown)),

@@ -29,13 +29,13 @@ CONDITIONS = ("seen", "blind", "swapped")
 SAMPLED, SIDE = 64, 224
 
 
-def mean_picture(sources: Sequence[Any]) -> Image.Image:
-    """The mean of the first pictures that can be read, each stretched to a square; grey where there is none."""
+def mean_picture(sources: Sequence[Any], most: int = SAMPLED) -> Image.Image:
+    """The mean of the first `most` pictures, those that can be read, as a square; grey where there is none."""
     import numpy as np
     from PIL import Image
 
     total, count = np.zeros((SIDE, SIDE, 3)), 0
-    for source in sources[:SAMPLED]:
+    for source in sources[:most]:
         try:
             picture = source.frame(0.0) if hasattr(source, "frame") else read_picture(source)
         except ChiasmError:
