@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from chiasm.core.errors import ConfigError
+from chiasm.core.files import write_text
 from chiasm.core.messages import Conversation, ImagePart, Message, TextPart
 from chiasm.core.samples import Dataset, Place
 from chiasm.data.rows import Content, Rows
 from chiasm.data.stamps import digest_of
-from chiasm.data.writing import write_whole
 
 OUTCOMES = ("original", "synthetic", "both", "neither", "failed")
 DIGITS = 6  # of a score
@@ -170,7 +170,7 @@ def count(decisions: Iterable[Decision]) -> dict[str, int]:
 def write_decisions(path: Path, decisions: Iterable[Decision]) -> None:
     """One line of JSON a row."""
     lines = (json.dumps(decision.to_json(), ensure_ascii=False, allow_nan=False) for decision in decisions)
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode("utf-8"))
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 class Curated(Rows):

@@ -1,11 +1,10 @@
-"""What writers share: rows taken apart, pictures stored once, files that are on disk before anybody sees them."""
+"""What writers share: rows taken apart, pictures stored once."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, field
@@ -155,11 +154,3 @@ def text_with_slots(message: Message, sample: Sample, to: str) -> str:
             raise unfit(sample, "a video", to)
         last = part
     return text
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on disk."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

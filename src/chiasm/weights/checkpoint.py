@@ -7,9 +7,8 @@ on the meta device, and only then assigns.
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from chiasm.core.errors import CheckpointError, SourceError
-from chiasm.core.files import sync
+from chiasm.core.files import replacing, sync
 from chiasm.weights.files import BITS, Entry, read_header, read_json, write_json
 from chiasm.weights.meta import shapes_of
 from chiasm.weights.table import Table, execute
@@ -261,12 +260,12 @@ def save_state(
     total = sum(tensor.nbytes for tensor in state.values())
     names = [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     names = [f"{stem}.safetensors"] if len(shards) == 1 else names
-    written, temporary = [], []
-    for name, shard in zip(names, shards, strict=True):
-        temporary.append(_write_tensors(folder, shard))
-        written.append(folder / name)
-    for old, new in zip(temporary, written, strict=True):
-        old.replace(new)
+    written = [folder / name for name in names]
+    with ExitStack() as stack:
+        for path, shard in zip(written, shards, strict=True):
+            beside = stack.enter_context(replacing(path))
+            save_file(_without_aliases(shard), beside, metadata={"format": "pt"})
+            sync(beside)  # every shard is on disk before the first is renamed
     index = folder / f"{stem}.safetensors.index.json"
     if len(shards) > 1:
         weight_map = {name: names[i] for i, shard in enumerate(shards) for name in shard}
@@ -279,24 +278,15 @@ def save_state(
     return written
 
 
-def _write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=".safetensors")
-    os.close(handle)
+def _without_aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors as the format holds them: a second view of one storage, or a view of a part of it, is a copy."""
     seen: set[int] = set()
     whole = {}
     for key, value in tensors.items():
         value = value.detach().cpu().contiguous()
         storage = value.untyped_storage()
-        # the format holds no aliases: a second view of one storage, or a view of a part of it, is written as a copy
         if storage.data_ptr() in seen or storage.nbytes() != value.nbytes:
             value = value.clone()
         seen.add(value.untyped_storage().data_ptr())
         whole[key] = value
-    try:
-        save_file(whole, name, metadata={"format": "pt"})
-        os.chmod(name, 0o644)
-        sync(Path(name))
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return Path(name)
+    return whole

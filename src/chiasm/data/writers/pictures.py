@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from chiasm.core.files import write_text
 from chiasm.core.samples import Sample
-from chiasm.data.writing import Writer, pair_of, picture_bytes, plain, unfit, write_whole
+from chiasm.data.writing import Writer, pair_of, picture_bytes, plain, unfit
 from chiasm.processing.pictures import picture_size
 
 
@@ -70,7 +71,7 @@ class CocoWriter(Writer):
         """Write the file."""
         categories = [{"id": number, "name": name} for name, number in self._categories.items()]
         document = {"images": self._images, "annotations": self._annotations, "categories": categories}
-        write_whole(self.folder / "annotations.json", json.dumps(document, ensure_ascii=False).encode())
+        write_text(self.folder / "annotations.json", json.dumps(document, ensure_ascii=False))
 
 
 WRITERS = {"folder": FolderWriter, "coco": CocoWriter}
