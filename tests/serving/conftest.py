@@ -1,4 +1,4 @@
-"""What the server's tests share: encoded pictures, and a listener that nobody may connect to."""
+"""What the server's tests share: encoded pictures, requests, a server, and a listener that nobody may connect to."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import base64
 import io
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from tests.serving.live import Live
+
+import chiasm
+from chiasm.serving.engine import BatchingEngine
+from chiasm.serving.local import LocalHost
+from chiasm.serving.running import guarded_hosts
+from chiasm.serving.settings import MediaLimits, Settings
 
 
 def encoded(kind: str = "PNG", size: tuple[int, int] = (24, 16), colour: tuple[int, int, int] = (200, 30, 40)) -> bytes:
@@ -22,6 +31,38 @@ def encoded(kind: str = "PNG", size: tuple[int, int] = (24, 16), colour: tuple[i
 def data_uri(data: bytes) -> str:
     """The bytes as clients send them."""
     return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+RED, BLUE = data_uri(encoded()), data_uri(encoded(colour=(20, 30, 220)))
+CHAT = {"model": "llava", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+
+
+def seen(*uris: str, text: str = "What is this?") -> list[dict[str, Any]]:
+    """Messages that ask about pictures."""
+    pictures = [{"type": "image_url", "image_url": {"url": uri}} for uri in uris]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
+
+
+def formed(schema: dict[str, Any]) -> dict[str, Any]:
+    """A reply's form, as clients ask for it."""
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_folder: Callable[[str], Path]) -> dict[str, Path]:
+    """A model that writes and one that embeds."""
+    return {name: tiny_folder(name) for name in ("llava", "clip")}
+
+
+@pytest.fixture(scope="module")
+def live(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Live:
+    """A server of both, with tight limits."""
+    hosts = {name: LocalHost(BatchingEngine(chiasm.load(str(path)))) for name, path in folders.items()}
+    settings = Settings(
+        hosts=guarded_hosts("127.0.0.1", None), max_body=400_000, max_new_tokens=64, body_seconds=1.0,
+        media=MediaLimits(max_bytes=100_000),
+    )  # fmt: skip
+    return Live(hosts, settings, tmp_path_factory.mktemp("live"))
 
 
 class Canary:
