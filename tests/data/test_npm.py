@@ -111,6 +111,7 @@ def test_an_unreachable_registry_is_one_line(
         archive({"package/icons.json": ICONS})[:60],
         b"no archive",
     ],
+    ids=["outside", "link", "elsewhere", "cut", "none"],  # the bytes hold the time: no two workers agree
 )
 def test_archives_without_plain_icons_are_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(SourceError, match="empty_pack"):
