@@ -19,6 +19,7 @@ from chiasm.core.plan import ImagePlan
 from chiasm.core.protocols import Answering, Generative, Heating, Matching
 from chiasm.core.replies import Grounding, Region, Reply, Score, Usage
 from chiasm.processing.fusion import FusionProcessor
+from chiasm.processing.processor import Processor
 from chiasm.processing.tokenizer import Tokenizer
 
 CHUNK = 16  # pairs a forward pass
@@ -131,6 +132,30 @@ def score_reply(module: Any, tokenizer: Tokenizer, batch: Batch, text: str) -> S
     whole = replace(batch, input_ids=torch.cat((batch.input_ids, tail), 1), attention_mask=None)
     logs = module(whole)[0, -len(ids) - 1 : -1].float().log_softmax(-1)
     return Score(tuple(ids), tuple(logs[torch.arange(len(ids)), tail[0]].tolist()))
+
+
+@torch.inference_mode()
+def score_replies(
+    module: Any, processor: Processor, conversations: Sequence[Conversation], texts: Sequence[str], device: torch.device
+) -> list[Score]:
+    """Likelihood of texts, each as the reply to its conversation; a single conversation stands for all.
+
+    Raises:
+        PromptError: counts disagree, or as for `score_reply`.
+    """
+    conversations = list(conversations)
+    if len(conversations) == 1:
+        conversations = conversations * len(texts)
+    if len(conversations) != len(texts):
+        raise PromptError("answer_count", f"{len(conversations)} conversations, {len(texts)} answers")
+    prepared: dict[int, Batch] = {}
+    for conversation in conversations:
+        if id(conversation) not in prepared:
+            prepared[id(conversation)] = seen(module, processor([conversation]).to(device))
+    return [
+        score_reply(module, processor.tokenizer, prepared[id(conversation)], text)
+        for conversation, text in zip(conversations, texts, strict=True)
+    ]
 
 
 @torch.inference_mode()

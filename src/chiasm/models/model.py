@@ -8,31 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from chiasm.core.batch import Batch
-from chiasm.core.constraints import parse_constraint
-from chiasm.core.errors import CapabilityError, CheckpointError, PromptError
+from chiasm.core.errors import CapabilityError, CheckpointError
 from chiasm.core.inspection import Inspection
 from chiasm.core.messages import parse_conversation
 from chiasm.core.protocols import Answering, Embedding, Generative, Heating, Matching
 from chiasm.core.registry import Family, require
 from chiasm.core.replies import Grounding, Located, Reply, Score
-from chiasm.generation.decoding import answer, answers, generate, stream
+from chiasm.generation.decoding import answer, answers, stream
 from chiasm.generation.limits import Limits
 from chiasm.generation.requests import Request
 from chiasm.generation.sampling import Sampling
 from chiasm.generation.scheduler import Scheduler
 from chiasm.generation.slotted import Keeping
 from chiasm.generation.store import Counts
+from chiasm.models.asking import as_list, requests_for, search_beams
+from chiasm.models.embedding import Embedder
 from chiasm.models.grounding import ground_by_words, locate_by_words
 from chiasm.models.inspecting import inspect_conversation
-from chiasm.models.judging import Choosing, check_labels, ground_phrase, match_pairs, score_reply, seen
+from chiasm.models.judging import Choosing, ground_phrase, match_pairs, score_replies
 from chiasm.models.remembering import remember
-from chiasm.processing.processor import DualProcessor, Processor, listed
-
-CHUNK = 32  # pictures or texts a forward pass: bounds memory, and larger gains nothing on two cores
+from chiasm.processing.processor import Processor, listed
 
 
 class Model:
@@ -107,14 +104,7 @@ class Model:
             CapabilityError: the family has no embeddings.
             PictureError: a picture can't be read.
         """
-        module, processor = self._dual("embed_images")
-
-        def embed(part: list[Any]) -> torch.Tensor:
-            pixels = self._ready(processor.images(part)).pixel_values
-            assert pixels is not None
-            return module.embed_images(pixels)
-
-        return _chunked(_listed(images), embed)
+        return self._embedder("embed_images").images(as_list(images))
 
     def embed_texts(self, texts: str | Sequence[str], *, truncate: bool = False) -> torch.Tensor:
         """Embed texts.
@@ -130,14 +120,7 @@ class Model:
             CapabilityError: the family has no embeddings.
             PromptError: a text is longer than the tower takes.
         """
-        module, processor = self._dual("embed_texts")
-
-        def embed(part: list[str]) -> torch.Tensor:
-            batch = self._ready(processor.texts(part, truncate=truncate))
-            assert batch.input_ids is not None
-            return module.embed_texts(batch.input_ids, batch.attention_mask)
-
-        return _chunked(_listed(texts), embed)
+        return self._embedder("embed_texts").texts(as_list(texts), truncate=truncate)
 
     def embed_sounds(self, sounds: Any, rate: int | None = None) -> torch.Tensor:
         """Embed sounds, in the space of the pictures.
@@ -153,21 +136,12 @@ class Model:
             CapabilityError: the model reads no sounds.
             DataError: a sound can't be read, or nobody says its rate.
         """
-        module, processor = self._dual("embed_sounds")
-        if not (hasattr(module, "embed_kind") and hasattr(processor, "sounds")):
-            what = f"{self.name} reads images and texts, not audio; the family imagebind does"
-            raise CapabilityError("modality_missing", what, hint="chiasm models")
-
-        def embed(part: list[Any]) -> torch.Tensor:
-            vectors = module.embed_kind("audio", processor.sounds(part, rate).to(self.device))
-            return F.normalize(vectors, dim=-1)
-
-        return _chunked(_listed(sounds), embed)
+        return self._embedder("embed_sounds").sounds(as_list(sounds), rate, self.name)
 
     def similarity(self, images: Any, texts: str | Sequence[str]) -> torch.Tensor:
         """(images, texts) logits, scaled and biased as the family defines; arguments as for the embeddings."""
-        module, _ = self._dual("similarity")
-        return self._logits(module, self.embed_images(images), self.embed_texts(texts))
+        embedder = self._embedder("similarity")
+        return embedder.logits(embedder.images(as_list(images)), embedder.texts(as_list(texts)))
 
     def classify(
         self, images: Any, labels: Sequence[str], templates: str | Sequence[str] | None = None
@@ -187,14 +161,8 @@ class Model:
         Raises:
             PromptError: no labels, a label given twice, a template without ``{}``.
         """
-        module, _ = self._dual("classify")
-        labels, templates = list(labels), _listed(templates if templates is not None else "{}")
-        check_labels(labels, templates)
-        texts = [template.replace("{}", label) for label in labels for template in templates]
-        vectors = self.embed_texts(texts).view(len(labels), len(templates), -1).mean(1)
-        logits = self._logits(module, self.embed_images(images), F.normalize(vectors, dim=-1))
-        probabilities = logits.softmax(-1) if getattr(module, "logit_bias", None) is None else logits.sigmoid()
-        return [sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1]) for row in probabilities.tolist()]
+        templates = as_list(templates if templates is not None else "{}")
+        return self._embedder("classify").classify(as_list(images), list(labels), templates)
 
     def match(self, images: Any, texts: str | Sequence[str], *, truncate: bool = False) -> torch.Tensor:
         """Judge pairs by a matching head.
@@ -213,7 +181,7 @@ class Model:
         """
         self._require("match", "match()")
         assert isinstance(self.module, Matching)
-        pairs = _listed(images), _listed(texts)
+        pairs = as_list(images), as_list(texts)
         return match_pairs(self.module, self.processor, *pairs, self.device, truncate=truncate)
 
     def generate(
@@ -256,23 +224,10 @@ class Model:
                 raise CapabilityError("constraint_unsupported", what)
             return self._choosing(batch_size).all([parse_conversation(item) for item in listed(conversations)])
         module, processor = self._generative("generate")
-        given = listed(conversations)
-        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(given)
-        if len(seeds) != len(given):
-            raise PromptError("seed_count", f"{len(given)} conversations, {len(seeds)} seeds")
-        requests = [
-            Request(
-                conversation=parse_conversation(item),
-                sampling=Sampling(temperature=temperature, top_p=top_p, seed=own),
-                max_new_tokens=max_new_tokens,
-                stop=tuple(_listed(stop) if stop is not None else ()),
-                num_beams=num_beams,
-                constraint=parse_constraint(constraint),
-            )
-            for item, own in zip(given, seeds, strict=True)
-        ]
+        sampling = Sampling(temperature=temperature, top_p=top_p)
+        requests = requests_for(listed(conversations), max_new_tokens, sampling, seed, num_beams, stop, constraint)
         if num_beams > 1:
-            return self._beams(module, requests, batch_size)
+            return search_beams(module, processor, self.limits, self.device, requests, batch_size)
         return answer(self.scheduler(batch_size, together=True), requests)
 
     def answers(
@@ -308,13 +263,8 @@ class Model:
         if isinstance(self.module, Answering):
             return iter([self._choosing(1).all([parse_conversation(conversation)])[0].text])
         self._generative("stream")
-        request = Request(
-            conversation=parse_conversation(conversation),
-            sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
-            max_new_tokens=max_new_tokens,
-            stop=tuple(_listed(stop) if stop is not None else ()),
-            constraint=parse_constraint(constraint),
-        )
+        sampling = Sampling(temperature=temperature, top_p=top_p)
+        (request,) = requests_for([conversation], max_new_tokens, sampling, seed, 1, stop, constraint)
         return stream(self.scheduler(1), request)
 
     def scheduler(
@@ -339,7 +289,15 @@ class Model:
         how: dict[str, Any] = {"deterministic": deterministic, "keeping": keeping, "workers": workers}
         return Scheduler(module, processor, self.limits, rows=rows, together=together, **how)
 
-    @torch.inference_mode()
+    def limits(self, max_new_tokens: int, stop: str | Sequence[str] | None) -> Limits:
+        """When replies of this model end: its ending tokens and context, and what is given."""
+        return Limits(
+            max_new_tokens=max_new_tokens,
+            eos_ids=frozenset(getattr(self.processor, "end_ids", self.processor.tokenizer.eos_ids)),
+            stop=tuple(as_list(stop) if stop is not None else ()),
+            context_length=self.processor.max_length,
+        )
+
     def score(self, conversations: Any, answers: str | Sequence[str]) -> list[Score]:
         """Likelihood of given answers.
 
@@ -355,21 +313,8 @@ class Model:
             PromptError: counts disagree, or an answer has no token.
         """
         self._require("generate", "score()")
-        module, processor = self.module, self.processor
         parsed = [parse_conversation(item) for item in listed(conversations)]
-        answers = _listed(answers)
-        if len(parsed) == 1:
-            parsed = parsed * len(answers)
-        if len(parsed) != len(answers):
-            raise PromptError("answer_count", f"{len(parsed)} conversations, {len(answers)} answers")
-        prepared: dict[int, Batch] = {}
-        for conversation in parsed:
-            if id(conversation) not in prepared:
-                prepared[id(conversation)] = seen(module, self._ready(processor([conversation])))
-        return [
-            score_reply(module, processor.tokenizer, prepared[id(conversation)], text)
-            for conversation, text in zip(parsed, answers, strict=True)
-        ]
+        return score_replies(self.module, self.processor, parsed, as_list(answers), self.device)
 
     def ground(self, image: Any, phrase: str) -> Grounding:
         """Find a phrase in a picture.
@@ -439,10 +384,10 @@ class Model:
         assert self._writer is not None, "a model is saved by the loader that made it"
         self._writer(self, Path(folder))
 
-    def _dual(self, method: str) -> tuple[Embedding, DualProcessor]:
+    def _embedder(self, method: str) -> Embedder:
         self._require("embed", f"{method}()")
         assert isinstance(self.module, Embedding)
-        return self.module, self.processor
+        return Embedder(self.module, self.processor, self.device)
 
     def _generative(self, method: str) -> tuple[Generative, Processor]:
         self._require("generate", f"{method}()")
@@ -458,43 +403,6 @@ class Model:
                 hint="chiasm models",
             )
 
-    def _ready(self, batch: Batch) -> Batch:
-        return batch.to(self.device)
-
-    @torch.inference_mode()
-    def _logits(self, module: Embedding, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        return module.logits(images.to(self.device), texts.to(self.device)).float().cpu()
-
-    def limits(self, max_new_tokens: int, stop: str | Sequence[str] | None) -> Limits:
-        """When replies of this model end: its ending tokens and context, and what is given."""
-        return Limits(
-            max_new_tokens=max_new_tokens,
-            eos_ids=frozenset(getattr(self.processor, "end_ids", self.processor.tokenizer.eos_ids)),
-            stop=tuple(_listed(stop) if stop is not None else ()),
-            context_length=self.processor.max_length,
-        )
-
     def _choosing(self, batch_size: int) -> Choosing:
         assert isinstance(self.module, Answering)
         return Choosing(self.module, self.processor, self.device, batch_size)
-
-    def _beams(self, module: Generative, requests: Sequence[Request], batch_size: int) -> list[Reply]:
-        replies: list[Reply] = []
-        for at in range(0, len(requests), batch_size):
-            part = requests[at : at + batch_size]
-            first, batch = part[0], self._ready(self.processor([request.conversation for request in part]))
-            limits = self.limits(first.max_new_tokens, first.stop)
-            replies += generate(module, batch, self.processor.tokenizer, limits, first.sampling, first.num_beams)
-        return replies
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-@torch.inference_mode()
-def _chunked(items: list[Any], embed: Callable[[list[Any]], torch.Tensor]) -> torch.Tensor:
-    if not items:
-        raise PromptError("nothing_to_embed", "0 items given, at least 1 needed")
-    parts = [embed(items[at : at + CHUNK]).float().cpu() for at in range(0, len(items), CHUNK)]
-    return torch.cat(parts)
