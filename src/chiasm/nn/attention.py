@@ -96,7 +96,7 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = (kind(width, config.qk_norm.eps) for width in widths)
         self.plain = config.qk_norm is None
         eps = config.inner_norm_eps
-        self.inner_norm = nn.Identity() if eps is None else nn.LayerNorm(inner, eps=eps)
+        self.inner_norm = None if eps is None else nn.LayerNorm(inner, eps=eps)
         self.o_proj = nn.Linear(inner, config.output_dim or config.hidden_dim, bias=config.out_bias)
 
     def project(self, context: torch.Tensor, values: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,8 +147,9 @@ class Attention(nn.Module):
             k, v = projected or self.project(x if context is None else context)
         elif self.plain and context is projected is keep is None and rotary is not None and len(rotary) == 2:
             heads = self.num_heads + self.num_kv_heads
-            turning, v = self._heads(self.qkv_proj(x), heads + self.num_kv_heads).split((heads, self.num_kv_heads), 1)
-            q, k = rotate(turning, rotary).split((self.num_heads, self.num_kv_heads), 1)  # both at once
+            joined = self._heads(self.qkv_proj(x), heads + self.num_kv_heads)
+            turning, v = joined.split_with_sizes((heads, self.num_kv_heads), 1)
+            q, k = rotate(turning, rotary).split_with_sizes((self.num_heads, self.num_kv_heads), 1)  # both at once
             rotary = None
         else:
             q, k, v = self._all(x)
@@ -159,13 +160,14 @@ class Attention(nn.Module):
             q, k = rotate(q, rotary[:2]), rotate(k, rotary[-2:])
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        return self.o_proj(self.inner_norm(self._attend(q, k, v, mask).transpose(1, 2).flatten(2)))
+        out = self._attend(q, k, v, mask).transpose(1, 2).flatten(2)
+        return self.o_proj(out if self.inner_norm is None else self.inner_norm(out))
 
     def _all(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, T, D) → queries, keys and values from one product, each (B, heads, T, C)."""
         assert self.qkv_proj is not None
         width, kv_width = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        q, k, v = self.qkv_proj(x).split((width, kv_width, kv_width), -1)
+        q, k, v = self.qkv_proj(x).split_with_sizes((width, kv_width, kv_width), -1)
         q, k = self._normed(q, self.q_norm, self.num_heads), self._normed(k, self.k_norm, self.num_kv_heads)
         return q, k, self._heads(v, self.num_kv_heads)
 

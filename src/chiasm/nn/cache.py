@@ -39,6 +39,8 @@ class Cache:
         self.length = 0
         self.capacity = capacity
         self.prompts: torch.Tensor | None = None  # (B,) lengths, where rotary positions depend on them
+        self._place = (-1, 0)  # the new positions that `_views` are of: start and count
+        self._views: list[tuple[torch.Tensor, ...]] = []  # of each layer, where keys and values go; all so far
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store T new positions of one layer; the caller moves on with `advance` after the last layer.
@@ -50,11 +52,21 @@ class Cache:
         Returns:
             All keys and values so far, views (B, K, S, C).
         """
-        stop = self.length + keys.shape[2]
+        if self._place != (self.length, keys.shape[2]):
+            self._find(keys.shape[2])
+        into_keys, into_values, all_keys, all_values = self._views[layer]
+        into_keys.copy_(keys)
+        into_values.copy_(values)
+        return all_keys, all_values
+
+    def _find(self, count: int) -> None:
+        """Cut all layers at once: layer by layer, a new token would spend longer on views than on copies."""
+        stop = self.length + count
         assert stop <= self.capacity, f"cache holds {self.capacity} positions, {stop} needed"
-        self.keys[layer, :, :, self.length : stop] = keys
-        self.values[layer, :, :, self.length : stop] = values
-        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+        stored = self.keys, self.values
+        new = [by_layer(each.narrow(3, self.length, count)) for each in stored]
+        self._views = list(zip(*new, *(by_layer(each.narrow(3, 0, stop)) for each in stored), strict=True))
+        self._place = (self.length, count)
 
     def advance(self, count: int) -> None:
         """Count T positions as stored, in every layer."""
@@ -62,6 +74,7 @@ class Cache:
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep the sequences `rows` (any number, repeats allowed), in that order: beams, finished requests."""
+        self._place = (-1, 0)
         self.keys = self.keys.index_select(1, rows)
         self.values = self.values.index_select(1, rows)
         if self.prompts is not None and len(self.prompts) > 1:  # a single one is every row's
@@ -89,6 +102,13 @@ class Cache:
         part = slice(self.length, self.length + keys.shape[2])
         self.keys[:, 0, :, part], self.values[:, 0, :, part] = keys, values
         self.length = part.stop
+
+
+def by_layer(stored: torch.Tensor) -> Sequence[torch.Tensor]:
+    """(L, …) → L views to write to."""
+    if torch.is_grad_enabled():  # views that were cut together can't be written to
+        return [stored.select(0, layer) for layer in range(len(stored))]
+    return stored.unbind(0)
 
 
 _GRAIN = 64  # positions are made room for in steps of so many

@@ -18,7 +18,7 @@ class RMSNorm(nn.Module):
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
+        self.dim, self.eps = dim, eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise.
@@ -29,14 +29,15 @@ class RMSNorm(nn.Module):
         Returns:
             (..., D), in x's type.
         """
+        weight = self.weight  # looked up once: a module looks for its parameters in Python
         if x.dtype == torch.float32:
-            if x.numel() == len(self.weight) and x.device.type == "cpu" and not torch.is_grad_enabled():
+            if x.numel() == self.dim and x.is_cpu and not torch.is_grad_enabled():
                 row = x.reshape(-1)
-                factor = (float(row.dot(row)) / len(row) + self.eps) ** -0.5
-                return torch.addcmul(_zero(), x, self.weight, value=factor)  # a plain number would be copied first
-            return nn.functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+                factor = (float(row.dot(row)) / self.dim + self.eps) ** -0.5
+                return torch.addcmul(_zero(), x, weight, value=factor)  # a plain number would be copied first
+            return nn.functional.rms_norm(x, weight.shape, weight, self.eps)
         # half precision: the reference rounds to x's type before it scales
-        return self.weight * nn.functional.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype)
+        return weight * nn.functional.rms_norm(x.float(), weight.shape, None, self.eps).to(x.dtype)
 
 
 @cache

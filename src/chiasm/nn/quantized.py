@@ -25,7 +25,7 @@ from torch import nn
 
 GROUP = 32  # numbers that share a scale in four bits; the smallest that the kernel takes, so the most exact
 MOST_DIRECTIONS = 32  # of the error in four bits that are kept
-_multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+_multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
 _BEYOND_NOISE = 1.5  # times the largest singular value that noise of the error's size has
 
 
@@ -42,6 +42,7 @@ class QuantizedLinear(nn.Module, ABC):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
+        self.biased = bias is not None
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     @abstractmethod
@@ -108,13 +109,13 @@ class Int8Linear(QuantizedLinear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, K) → (…, N), in x's type."""
-        if x.numel() != self.in_features or x.dtype != torch.float32 or not self.fast:
+        if x.numel() != self.in_features or x.dtype != torch.float32 or self.packed is None or not x.is_cpu:
             return super().forward(x)
         # one new token: the kernel takes its peak as the scale, and nothing around it is left to do
         low, high = torch.aminmax(x)
         peak = max(-float(low), float(high), 1e-30)
         out = _multiply(x, peak / self.levels, self.levels + 1, self.packed)
-        return out if self.bias is None else out + self.bias
+        return out + self.bias if self.biased else out
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """(M, K) → (M, N)."""
