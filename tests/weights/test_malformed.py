@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import chiasm
+from chiasm.cli import main
 from chiasm.core.errors import ChiasmError, ConfigError
+from chiasm.nn.norms import RMSNorm
+from chiasm.weights.malformed import said_by
 
 JUNK: tuple[Any, ...] = (
     None, -1, 0, 3, 10**6, 10**12, 1.5, -2.5, True, "x", "", "../x", [], [1], [1, 2, 3], {}, {"a": 1}, float("nan"),
@@ -65,3 +69,61 @@ def test_the_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"error\[config_malformed\]: .*model: its configuration") as caught:
         chiasm.load(tmp_path / "model")
     assert isinstance(caught.value.__cause__, TypeError)
+
+
+def takes_one(value: int) -> int:
+    return value
+
+
+def unwritten(stored: Any) -> None:
+    raise NotImplementedError("not yet")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda stored: stored["missing"],
+        lambda stored: stored["side"].get("shortest_edge"),
+        lambda stored: stored["nothing"].lower(),
+        lambda stored: int(stored["name"]),
+        lambda stored: stored["side"] // 0,
+        lambda stored: stored["side"] + stored["name"],
+        lambda stored: stored["sides"][3],
+        lambda stored: {1: 2}[stored["name"]],
+        lambda stored: torch.empty(stored["less"]),
+    ],
+)
+def test_what_a_stored_value_brings_about_is_the_folders_fault(read: Callable[[dict[str, Any]], Any]) -> None:
+    stored = {"side": 3, "name": "x", "nothing": None, "sides": [1], "less": -1}
+    with pytest.raises(ConfigError) as caught, said_by(Path("there")):
+        read(stored)
+    assert caught.value.code == "config_malformed" and caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("read", "kind"),
+    [
+        (lambda stored: stored["norm"].wide, AttributeError),
+        (lambda stored: torch.no_such_function, AttributeError),
+        (lambda stored: Path("x").no_such_method(), AttributeError),
+        (lambda stored: takes_one(), TypeError),
+        (lambda stored: takes_one(1, 2), TypeError),
+        (lambda stored: takes_one(1, value=stored), TypeError),
+        (lambda stored: takes_one(other=stored), TypeError),
+        (unwritten, NotImplementedError),
+        (lambda stored: no_such_name, NameError),  # type: ignore[name-defined]  # noqa: F821
+    ],
+)
+def test_what_no_stored_value_brings_about_goes_through(
+    read: Callable[[dict[str, Any]], Any], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind), said_by(Path("there")):
+        read({"norm": RMSNorm(4)})
+
+
+def test_a_mistake_of_ours_while_a_folder_is_read_is_told_as_ours(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("chiasm.weights.load.build_on_meta", lambda config: config.no_such_field)
+    assert main(["inspect", str(folder), "a question", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "internal"

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from chiasm.core.devices import device_called
-from chiasm.core.errors import CheckpointError, ChiasmError, ConfigError
+from chiasm.core.errors import CheckpointError, ConfigError
 from chiasm.core.files import sync
 from chiasm.core.registry import Family, families, family
 from chiasm.language.decoder import Decoder
@@ -35,6 +34,7 @@ from chiasm.weights.files import read_json, write_json
 from chiasm.weights.frozen import tower_tokenizer
 from chiasm.weights.layouts import layout_for, layout_of, native
 from chiasm.weights.layouts.layout import Layout
+from chiasm.weights.malformed import said_by
 from chiasm.weights.meta import build_on_meta
 from chiasm.weights.quantize import check_kind
 from chiasm.weights.quantize import quantize as quantize_module
@@ -86,7 +86,7 @@ def load(
         merge_lora(adapted.module).requires_grad_(True).eval()
         adapted.name = str(source)
         return adapted
-    with _said_by(folder):
+    with said_by(folder):
         description = read_config(folder)
         layout = _layout_for(description)
         config = layout.config_from(description)
@@ -100,7 +100,7 @@ def load(
         checkpoint = open_checkpoint(folder)
         load_state(module, checkpoint, table, dtype=kind, device=place, allow_nonfinite=allow_nonfinite)
         parts = read_parts(folder, description)
-    with _said_by(folder):
+    with said_by(folder):
         processor = has.processor(config, parts)
     for decoder in module.modules():
         if isinstance(decoder, Decoder):
@@ -122,7 +122,7 @@ def load_processor(source: str | os.PathLike[str], offline: bool | None = None) 
         ConfigError: its configuration isn't known.
     """
     folder = resolve(source, offline, bundled=bundled_folders())
-    with _said_by(folder):
+    with said_by(folder):
         description = read_config(folder)
         layout = _layout_for(description)
         config = layout.config_from(description)
@@ -145,7 +145,7 @@ def known(source: str | os.PathLike[str], offline: bool | None = None) -> tuple[
         ConfigError: its configuration isn't known.
     """
     folder = _model_in(resolve(source, offline, bundled=bundled_folders()))
-    with _said_by(folder):
+    with said_by(folder):
         described = read_config(_model_in(resolve(base_of(folder), offline)) if is_adapter(folder) else folder)
         layout = _layout_for(described)
         return family(layout.family), layout.config_from(described), folder
@@ -176,7 +176,7 @@ def new(source: str | os.PathLike[str], tiny: bool = True, seed: int = 0) -> Mod
         layout = _layout_of(config)
     else:
         folder = resolve(source, offline=True)
-        with _said_by(folder):
+        with said_by(folder):
             description = read_config(folder)
             layout = _layout_for(description)
             has, config = family(layout.family), layout.config_from(description)
@@ -236,7 +236,7 @@ def writer_for(config: Any) -> Any:
 
 def read_parts(folder: Path, description: Mapping[str, Any]) -> Parts:
     """What a folder says about processing: tokenizer, picture settings (older or newer file), chat template."""
-    with _said_by(folder):
+    with said_by(folder):
         tokenizer = Tokenizer.from_folder(folder)
     settings = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
     pictures = settings.pop("image_processor", None)
@@ -247,19 +247,6 @@ def read_parts(folder: Path, description: Mapping[str, Any]) -> Parts:
     template = tokenizer.chat_template or settings.pop("chat_template", None)
     settings = {key: value for key, value in settings.items() if key not in ("auto_map", "chat_template")}
     return Parts(tokenizer, pictures, template, settings, folder)
-
-
-@contextmanager
-def _said_by(folder: Path) -> Iterator[None]:
-    """While a folder's settings are read: a value of a kind that nobody looks for there is the folder's fault."""
-    try:
-        yield
-    except ChiasmError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        said = str(error).splitlines()[0] if str(error) else ""
-        what = f"{folder}: its configuration, tokenizer or picture settings hold a value that can't be used ({said})"
-        raise ConfigError("config_malformed", what, hint="the same with --debug, which shows where") from error
 
 
 def _model_in(folder: Path) -> Path:
