@@ -155,3 +155,24 @@ def test_albef_answers_questions_and_the_cache_changes_nothing() -> None:
             batch.attention_mask = torch.nn.functional.pad(batch.attention_mask, (0, 1), value=True)
         full = model.module(batch)[:, -3:]
     assert (torch.stack(steps, 1) - full).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["albef", "blip", "blip2_retrieval", "internvl_g", "vilt"])
+def test_a_picture_in_many_pairs_is_seen_once_and_scores_as_alone(name: str) -> None:
+    model = chiasm.new(name)
+    own, seen = model.module.visual_features, []
+
+    def counted(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return own(pixels)
+
+    model.module.visual_features = counted
+    red, blue = Image.new("RGB", (40, 32), "red"), Image.new("RGB", (32, 40), "blue")
+    texts = [f"{count} birds" for count in range(40)]
+    together = model.match(red, texts)
+    if name != "vilt":  # whose pictures are pixels until the stream
+        assert sum(seen) == 1
+    both = model.match([red, blue] * 20, texts)
+    assert sum(seen) <= 4 or name == "vilt"
+    alone = torch.cat([model.match([(red, blue)[at % 2]], [texts[at]]) for at in range(0, 40, 7)])
+    assert (both[::7] - alone).abs().max() <= 1e-5 and (both[::2] - together[::2]).abs().max() <= 1e-5

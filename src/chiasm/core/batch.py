@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,13 @@ class Batch:
     features: torch.Tensor | None = None
     picture_keys: Sequence[str] = field(default=())
     others: torch.Tensor | None = None
+
+    def features_by(self, see: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """`features` where they are given, else what `see` makes of `pixel_values`."""
+        if self.features is not None:
+            return self.features
+        assert self.pixel_values is not None
+        return see(self.pixel_values)
 
     def to(self, device: Any) -> Batch:
         """The same batch with every tensor on `device`."""

@@ -170,8 +170,9 @@ class InternVLG(InternVLC):
 
     def match_logits(self, batch: Batch) -> torch.Tensor:
         """(B,) log-odds that each row's picture and text belong together."""
-        assert batch.pixel_values is not None and batch.input_ids is not None
-        scores = self.match_scores(self.visual_features(batch.pixel_values), batch.input_ids, batch.attention_mask)
+        assert batch.input_ids is not None
+        features = batch.features_by(self.visual_features)
+        scores = self.match_scores(features, batch.input_ids, batch.attention_mask)
         return scores[:, 1] - scores[:, 0]
 
     def caption_logits(self, features: torch.Tensor, ids: torch.Tensor, attend: torch.Tensor | None) -> torch.Tensor:

@@ -18,7 +18,7 @@ from chiasm.core.messages import Conversation
 from chiasm.core.plan import ImagePlan
 from chiasm.core.protocols import Answering, Generative, Heating, Matching
 from chiasm.core.replies import Grounding, Region, Reply, Score, Usage
-from chiasm.processing.fusion import FusionProcessor
+from chiasm.processing.fusion import FusionProcessor, same_picture
 from chiasm.processing.processor import Processor
 from chiasm.processing.tokenizer import Tokenizer
 
@@ -37,6 +37,8 @@ def match_pairs(
 ) -> torch.Tensor:
     """(N,) probability that picture n and text n belong together; one picture or one text stands for all.
 
+    A picture that stands in several pairs, one after the other, goes through the tower once.
+
     Raises:
         PromptError: nothing given, or counts that don't pair up.
     """
@@ -47,11 +49,33 @@ def match_pairs(
     texts = texts * len(images) if len(texts) == 1 else texts
     if len(images) != len(texts):
         raise PromptError("pair_count", f"{len(images)} pictures, {len(texts)} texts; pairs need as many of each")
-    parts = []
+    parts: list[torch.Tensor] = []
+    known: dict[Any, torch.Tensor] = {}
+    shape: torch.Size | None = None
     for at in range(0, len(images), CHUNK):
-        batch = processor.pairs(images[at : at + CHUNK], texts[at : at + CHUNK], truncate=truncate).to(device)
+        some = images[at : at + CHUNK]
+        batch = processor.pairs(some, texts[at : at + CHUNK], truncate=truncate).to(device)
+        assert batch.pixel_values is not None
+        if len(batch.pixel_values) == len(some):
+            names = [same_picture(image) for image in some]
+            known = known if batch.pixel_values.shape[1:] == shape else {}
+            shape = batch.pixel_values.shape[1:]
+            known = _features(module, batch.pixel_values, names, known)
+            batch = replace(batch, features=torch.stack([known[name] for name in names]), pixel_values=None)
         parts.append(module.match_logits(batch).float().sigmoid().cpu())
     return torch.cat(parts)
+
+
+def _features(
+    module: Any, pixels: torch.Tensor, names: Sequence[Any], known: dict[Any, torch.Tensor]
+) -> dict[Any, torch.Tensor]:
+    """The tower's features of each different picture of a chunk, those that are known taken over."""
+    rows = {name: row for row, name in reversed(list(enumerate(names)))}
+    found = {name: known[name] for name in rows if name in known}
+    fresh = [name for name in rows if name not in found]
+    if fresh:
+        found.update(zip(fresh, module.visual_features(pixels[[rows[name] for name in fresh]]), strict=True))
+    return found
 
 
 @torch.inference_mode()

@@ -50,11 +50,7 @@ class QueryingObjective(nn.Module):
         """The losses of one batch: `pixel_values` or `features` (B, …), `input_ids` (B, T), `attention_mask`."""
         assert batch.input_ids is not None
         ids, attend = batch.input_ids, batch.attention_mask
-        if batch.features is not None:
-            features = batch.features
-        else:
-            assert batch.pixel_values is not None
-            features = module.visual_features(batch.pixel_values)
+        features = batch.features_by(module.visual_features)
         # a family may embed a text in other words than it matches and writes
         summarised = batch.instruction_ids is not None
         texts = module.embed_texts(*((batch.instruction_ids, batch.instruction_mask) if summarised else (ids, attend)))

@@ -108,10 +108,7 @@ class SpokenCellsObjective(nn.Module):
 
 def visual_tokens(module: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, N, D) tokens of pictures, one a row, and (V, D), the language model's input embeddings, as they are."""
-    features = batch.features
-    if features is None:
-        assert batch.pixel_values is not None
-        features = module.visual_features(batch.pixel_values)
+    features = batch.features_by(module.visual_features)
     return module.connector(features).float(), module.language.embed_tokens.weight.detach().float()
 
 

@@ -8,6 +8,7 @@ one that answers questions has the question first, as a sentence of its own: ``[
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from chiasm.core.batch import Batch, ImageSpan
@@ -15,6 +16,11 @@ from chiasm.core.errors import PictureError, PromptError
 from chiasm.core.messages import Conversation, ImagePart, VideoPart, parse_conversation
 from chiasm.processing.processor import IGNORED, DualProcessor, Pictures, listed
 from chiasm.processing.tokenizer import Tokenizer
+
+
+def same_picture(source: Any) -> Any:
+    """Equal for one picture given twice: by its path or address, else by which object it is."""
+    return str(source) if isinstance(source, str | Path) else id(source)
 
 
 class FusionProcessor(DualProcessor):
@@ -76,8 +82,13 @@ class FusionProcessor(DualProcessor):
         given = [list(item) if isinstance(item, (list, tuple)) else [item] for item in images]
         for row, group in enumerate(given):
             self._count(len(group), row)
-        pictures = self.images([picture for group in given for picture in group])
-        batch.pixel_values, batch.plans = pictures.pixel_values, pictures.plans
+        shown = [picture for group in given for picture in group]
+        different = {same_picture(picture): picture for picture in shown}
+        pictures = self.images(list(different.values()))
+        assert pictures.pixel_values is not None and len(pictures.pixel_values) == len(different)
+        places = {name: at for at, name in enumerate(different)}
+        rows = [places[same_picture(picture)] for picture in shown]
+        batch.pixel_values, batch.plans = pictures.pixel_values[rows], [pictures.plans[row] for row in rows]
         batch.spans = tuple(ImageSpan(row, 0, 0) for row, group in enumerate(given) for _ in group)
         return batch
 
