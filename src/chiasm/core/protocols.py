@@ -102,17 +102,6 @@ class Slotted(Generative, Protocol):
 
 
 @runtime_checkable
-class HiddenStates(Protocol):
-    """A module that writes text and gives its states before the output layer: scores only where they are needed."""
-
-    def hidden(self, batch: Batch) -> torch.Tensor:
-        """(B, T, D) final states of a batch."""
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(…, D) → (…, V)."""
-
-
-@runtime_checkable
 class Embedding(Protocol):
     """A module that puts pictures and texts into one space."""
 

@@ -116,31 +116,6 @@ def eva_tower(
     )
 
 
-def pico_vit(
-    image_size: int = 128, patch_size: int = 16, *, class_token: bool = False, attention_pool: bool = False
-) -> ViTConfig:
-    """A small ViT to train from scratch in minutes: 6 layers of width 192, 2.8 million parameters.
-
-    Args:
-        image_size, patch_size: pixels.
-        class_token, attention_pool: how it's pooled, for families that need one vector a picture.
-    """
-    return ViTConfig(
-        image_size=image_size,
-        patch_size=patch_size,
-        hidden_dim=192,
-        num_layers=6,
-        num_heads=3,
-        mlp_dim=768,
-        act="gelu_pytorch_tanh",
-        norm_eps=1e-6,
-        class_token=class_token,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=attention_pool,
-    )
-
-
 def llama(
     vocab: int,
     width: int,

@@ -37,15 +37,6 @@ class Prompt:
     spans: tuple[tuple[int, int], ...]
     supervised: tuple[bool, ...] = field(default=())
 
-    def token_strings(self, tokenizer: Tokenizer) -> list[str]:
-        """Every token as the vocabulary spells it, with each picture as one entry such as `<image ×576>`."""
-        shown, position = [], 0
-        for start, stop in self.spans:
-            shown += [tokenizer.id_to_token(index) or f"#{index}" for index in self.ids[position:start]]
-            shown.append(slot_name(stop - start))
-            position = stop
-        return shown + [tokenizer.id_to_token(index) or f"#{index}" for index in self.ids[position:]]
-
 
 class PromptRenderer:
     """Conversations → prompts, for one tokenizer and one template.

@@ -103,11 +103,6 @@ def named(stage: Stage) -> list[tuple[str, list[Actor]]]:
     return found
 
 
-def all_boxes(stage: Stage) -> list[dict[str, object]]:
-    """Every actor's box, in painting order."""
-    return [{"box": list(stage.box(actor)), "phrase": actor.phrase} for actor in stage.actors]
-
-
 def _boxed(kind: str, director: Director, stage: Stage, actor: Actor, phrase: str) -> Row:
     box = stage.box(actor)
     question = director.say(phrases.LOCATE, phrase=phrase)
