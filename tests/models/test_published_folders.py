@@ -3,8 +3,10 @@ proved."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +17,9 @@ from chiasm.core.registry import families
 from chiasm.models.assembly import Parts
 from chiasm.models.model import Model
 from chiasm.models.shrinking import shrink
+from chiasm.weights.checkpoint import save_state
 from chiasm.weights.golden import check_golden, write_golden
-from chiasm.weights.layouts import layout_of
+from chiasm.weights.layouts import layout_of, open_clip
 from chiasm.weights.load import _writer, initialise
 
 NAMES = (
@@ -71,3 +74,20 @@ def test_a_published_folder_loads_answers_saves_back_and_is_proved(size: str, tm
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     write_golden(model, tmp_path / "one")
     assert check_golden(chiasm.load(tmp_path / "one"), tmp_path / "one").passed
+
+
+@pytest.mark.parametrize("pictures", [{"size": 32}, {"size": [32, 32], "resize_mode": "squash"}])
+def test_a_folder_of_open_clips_is_saved_as_one(pictures: dict[str, Any], tmp_path: Path) -> None:
+    config, template = families()["clip"].tiny()
+    described = open_clip.config_to(config) | {"preprocess_cfg": pictures}
+    save_state(tmp_path, open_clip.table(config).to_theirs(initialise(config).state_dict()), stem="open_clip_model")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    template.tokenizer.save(tmp_path)
+    model = chiasm.load(tmp_path)
+    model.save(tmp_path / "again")
+    again = chiasm.load(tmp_path / "again")
+    assert again.processor.image_processor == model.processor.image_processor != template.image_processor
+    stored = json.loads((tmp_path / "again" / "open_clip_config.json").read_text())["preprocess_cfg"]
+    assert stored.items() >= {**pictures, "size": [32, 32]}.items()
+    shown = Image.new("RGBA", (50, 41), (200, 30, 30, 90))
+    assert torch.equal(again.embed_images([shown]), model.embed_images([shown]))

@@ -12,7 +12,6 @@ from tests.gallery import encoded, rgb
 
 from chiasm.core.errors import ConfigError, PictureError
 from chiasm.processing.image_processor import ImageProcessor
-from chiasm.processing.image_settings import write_open_clip
 from chiasm.processing.picture_bytes import Limits
 from chiasm.processing.tilers import AnyRes, CenterCrop, PadSquare, Stretch
 
@@ -107,15 +106,15 @@ def test_open_clips_settings_both_ways() -> None:
     config = {"preprocess_cfg": {"size": 224, "interpolation": "bicubic", "resize_mode": "shortest"}}
     processor = ImageProcessor.from_config(config)
     assert processor.tiler == CenterCrop(half_even=True) and processor.background is None
-    assert ImageProcessor.from_config({"preprocess_cfg": write_open_clip(processor)}) == processor
+    assert ImageProcessor.from_config(processor.to_config()) == processor
     squash = ImageProcessor.from_config({"preprocess_cfg": {"size": [64, 48], "resize_mode": "squash"}})
     assert squash.tiler == Stretch(size=(48, 64))
-    assert ImageProcessor.from_config({"preprocess_cfg": write_open_clip(squash)}) == squash
+    assert ImageProcessor.from_config(squash.to_config()) == squash
     for bad in ({"resize_mode": "longest"}, {"interpolation": "random"}, {"size": [1, 2]}):
         with pytest.raises(ConfigError):
             ImageProcessor.from_config({"preprocess_cfg": bad})
     with pytest.raises(ConfigError):
-        write_open_clip(ImageProcessor())
+        ImageProcessor(tiler=PadSquare(), background=None).to_config()
 
 
 def test_pictures_of_any_source_in_one_batch() -> None:

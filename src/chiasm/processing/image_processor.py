@@ -80,6 +80,8 @@ class ImageProcessor:
     def to_config(self) -> dict[str, Any]:
         """The settings as transformers 5 reads them: `preprocessor_config.json`, or nested in the newer file.
 
+        Those of open_clip, which drops alpha, are what it says under `preprocess_cfg`.
+
         Raises:
             ConfigError: a setting that those files can't express.
         """

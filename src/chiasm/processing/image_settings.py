@@ -122,7 +122,9 @@ def read(
 
 
 def write(processor: ImageProcessor) -> dict[str, Any]:
-    """Settings that transformers 5 reads back; see `ImageProcessor.to_config`."""
+    """Settings that transformers 5 or open_clip read back; see `ImageProcessor.to_config`."""
+    if processor.background is None:  # only open_clip drops alpha
+        return {"preprocess_cfg": _write_open_clip(processor)}
     if processor.background != (255, 255, 255):
         raise _inexpressible(f"a background of {processor.background}", "(255, 255, 255)")
     tiler = processor.tiler
@@ -345,16 +347,11 @@ def _read_open_clip(config: Mapping[str, Any], patch: int | None, extra: int) ->
 # --- writing --------------------------------------------------------------------------------------------------
 
 
-def write_open_clip(processor: ImageProcessor) -> dict[str, Any]:
-    """Settings as open_clip's `preprocess_cfg`.
-
-    Raises:
-        ConfigError: a setting that it can't express.
-    """
+def _write_open_clip(processor: ImageProcessor) -> dict[str, Any]:
     tiler, names = processor.tiler, {number: name for name, number in _INTERPOLATION.items()}
     shortest = isinstance(tiler, CenterCrop) and tiler.half_even and tiler.crop == (tiler.resize, tiler.resize)
-    if not (shortest or isinstance(tiler, Stretch)) or processor.rescale_factor != 1 / 255 or processor.background:
-        raise _inexpressible(f"{tiler} on {processor.background}", "open_clip's own preprocessing")
+    if not (shortest or isinstance(tiler, Stretch)) or processor.rescale_factor != 1 / 255:
+        raise _inexpressible(f"{tiler} of pictures whose alpha is dropped", "open_clip's own preprocessing")
     if processor.resample not in names:
         raise _inexpressible(f"resample {processor.resample}", f"one of {sorted(names)}")
     size = tiler.size if isinstance(tiler, Stretch) else tiler.crop  # type: ignore[attr-defined]

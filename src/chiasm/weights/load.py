@@ -296,6 +296,8 @@ def _write_into(folder: Path, model: Model, layout: Layout) -> None:
     description = layout.config_to(model.config)
     if layout.config_file == "config.json":
         description["dtype"] = str(next(model.module.parameters()).dtype).removeprefix("torch.")
+    elif model.processor.image_processor.background is None:  # open_clip looks for its pictures' settings here
+        description |= model.processor.image_processor.to_config()
     write_json(folder / layout.config_file, description)
     model.processor.save(folder)
     if "generate" in model.capabilities:
