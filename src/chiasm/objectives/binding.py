@@ -17,6 +17,7 @@ from chiasm.core.batch import Batch
 from chiasm.core.errors import DataError
 from chiasm.objectives.config import ObjectiveConfig
 from chiasm.objectives.pairs import embed_pictures
+from chiasm.objectives.precision import in_float32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +53,8 @@ class BoundToPicturesObjective:
                 "batch_of_one", f"a batch of {len(batch.others)} pair has no wrong pairs; at least 2 are needed"
             )
         images, kind = embed_pictures(module, batch), self.config.kind
-        logits = module.kind_logits(kind, images, module.embed_kind(kind, batch.others)).float()
+        heard = module.embed_kind(kind, batch.others)
+        logits = in_float32(module.kind_logits)(kind, images, heard)
         own = torch.arange(len(logits), device=logits.device)
         return {"loss": (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2}
 

@@ -23,9 +23,12 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from chiasm.objectives.precision import in_float32
+
 TILE = 1 << 20  # similarities that are held at once, 4 MB; smaller batches take the plain way, which computes less
 
 
+@in_float32
 def info_nce(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
@@ -77,6 +80,7 @@ def info_nce(
     return (rows + columns) / 2
 
 
+@in_float32
 def sigmoid_loss(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,

@@ -17,6 +17,7 @@ from chiasm.core.batch import Batch
 from chiasm.core.errors import DataError
 from chiasm.objectives.config import ObjectiveConfig
 from chiasm.objectives.pairs import embed_pictures
+from chiasm.objectives.precision import in_float32
 
 
 def hinge_loss(similarity: torch.Tensor, margin: float, *, hardest: bool) -> torch.Tensor:
@@ -70,7 +71,8 @@ class HingeObjective:
         """The loss of one batch."""
         assert batch.input_ids is not None
         images, texts = embed_pictures(module, batch), module.embed_texts(batch.input_ids, batch.attention_mask)
-        return {"loss": hinge_loss(module.logits(images, texts), self.config.margin, hardest=self.config.hardest)}
+        similarity = in_float32(module.logits)(images, texts)
+        return {"loss": hinge_loss(similarity, self.config.margin, hardest=self.config.hardest)}
 
     def after_step(self, module: Any, step: int) -> None:
         """Nothing to do."""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from chiasm.core.errors import ConfigError
+from chiasm.objectives.precision import in_float32
 
 
 def momentum_copy(module: nn.Module) -> nn.Module:
@@ -79,6 +80,7 @@ class EmbeddingQueue(nn.Module):
         self.pointer.copy_((self.pointer + count) % size)
 
 
+@in_float32
 def distilled_contrast(
     images: torch.Tensor,
     texts: torch.Tensor,

@@ -17,6 +17,7 @@ from torch import nn
 
 from chiasm.core.batch import Batch
 from chiasm.objectives.config import ObjectiveConfig
+from chiasm.objectives.precision import in_float32
 
 IGNORED = -100
 
@@ -55,7 +56,7 @@ class QueryingObjective(nn.Module):
         summarised = batch.instruction_ids is not None
         texts = module.embed_texts(*((batch.instruction_ids, batch.instruction_mask) if summarised else (ids, attend)))
         vectors = module.project_images(features)  # (B, Q, E)
-        similar = torch.einsum("iqe,te->itq", vectors, texts).amax(-1) * module.similarity_scale
+        similar = _best_query(vectors, texts) * module.similarity_scale
         contrast = contrast_loss(similar, self.config.smoothing)
         matching = self._matching(module, features, ids, attend, similar.detach())
         words = module.caption_logits(features, ids, attend)
@@ -104,6 +105,12 @@ def hard_negatives(similar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return own[0].long() * 0, own[0].long() * 0
     pictures, texts = (torch.multinomial(chance, 1)[:, 0] for chance in chances)
     return pictures, texts
+
+
+@in_float32
+def _best_query(vectors: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """(I, Q, E) vectors of pictures' queries, (T, E) texts → (I, T) each picture's largest cosine."""
+    return torch.einsum("iqe,te->itq", vectors, texts).amax(-1)
 
 
 def caption_loss(logits: torch.Tensor, ids: torch.Tensor, attend: torch.Tensor | None) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from chiasm.nn.transport import cosine_cost, transport_plan
+from chiasm.objectives.precision import in_float32
 
 
 def transport_costs(
@@ -23,11 +24,12 @@ def transport_costs(
     Returns:
         (B,).
     """
-    cost = cosine_cost(words.float(), patches.float())
+    cost = cosine_cost(words, patches)
     plan = transport_plan(cost.detach(), real_words, real_patches)
     return (plan * cost).sum((1, 2))
 
 
+@in_float32
 def word_patch_loss(
     words: torch.Tensor,
     patches: torch.Tensor,
