@@ -6,7 +6,6 @@ every picture through `pictures.read_picture` and take its token count from its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -16,6 +15,7 @@ from chiasm.core.batch import Batch, ImageSpan
 from chiasm.core.errors import PictureError, PromptError
 from chiasm.core.messages import Conversation, ImagePart, VideoPart, parse_conversation
 from chiasm.core.plan import ImagePlan
+from chiasm.processing.processor_files import counting, save_parts
 from chiasm.processing.prompt import Prompt, PromptRenderer, check_videos
 from chiasm.processing.tokenizer import Tokenizer
 from chiasm.processing.video import VideoReading
@@ -179,7 +179,7 @@ class Processor:
         """
         if self.template is not None:
             self.tokenizer.chat_template = self.template
-        settings = {**_counting(self.image_processor), **self.settings, **(settings or {})}
+        settings = {**counting(self.image_processor), **self.settings, **(settings or {})}
         if self.image_token is not None:
             settings["image_token"] = self.image_token
         save_parts(folder, self.tokenizer, self.image_processor, settings)
@@ -391,16 +391,6 @@ def example_turns(conversation: Conversation) -> int:
     return len(turns) // 2
 
 
-def _counting(image_processor: Any) -> dict[str, Any]:
-    """How transformers' LLaVA processors count a picture's tokens: patches, plus 1, less 1 under "default"."""
-    tiler = getattr(image_processor, "tiler", None)
-    patch, extra = getattr(tiler, "patch", None), getattr(tiler, "extra", 0)
-    if patch is None or extra not in (0, 1):
-        return {}
-    strategy = "full" if extra else "default"
-    return {"patch_size": patch, "num_additional_image_tokens": 1, "vision_feature_select_strategy": strategy}
-
-
 def listed(conversations: Any) -> list[Any]:
     """One conversation, in whatever form, or a sequence of them → a list of conversations."""
     if isinstance(conversations, (str, Mapping, Conversation)):
@@ -409,23 +399,3 @@ def listed(conversations: Any) -> list[Any]:
     first = items[0] if items else None
     turns = hasattr(first, "role") or (isinstance(first, Mapping) and "messages" not in first)
     return [items] if turns else items
-
-
-def save_parts(
-    folder: str | Path, tokenizer: Tokenizer, image_processor: Pictures | None, settings: Mapping[str, Any]
-) -> None:
-    """Write processor_config.json, the picture settings nested in it, and the tokenizer's files.
-
-    Args:
-        folder: an existing folder.
-        tokenizer: the text side.
-        image_processor: the picture side, with `to_config() -> dict`; None for none.
-        settings: the other entries, such as `processor_class`, without which transformers can't tell what to load.
-    """
-    config = dict(settings)
-    if image_processor is not None:
-        config["image_processor"] = image_processor.to_config()
-    extra = {"processor_class": config["processor_class"]} if "processor_class" in config else {}
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (Path(folder) / "processor_config.json").write_text(text, encoding="utf-8")
-    tokenizer.save(folder, extra=extra)
