@@ -23,7 +23,7 @@ from chiasm.core.registry import Family, register
 from chiasm.core.texts import TextStates
 from chiasm.fusion.cross_attention import CrossAttentionLM, Reading, Seeing, grad_cam, places
 from chiasm.language.bert import Bert, BertConfig, BertHead, CrossConfig
-from chiasm.models.assembly import Parts, tower_pictures
+from chiasm.models.assembly import Parts, tower_pictures, vit
 from chiasm.nn.fusion_blocks import Context
 from chiasm.processing.fusion import FusionProcessor
 from chiasm.processing.miniature import tiny_tokenizer
@@ -303,20 +303,7 @@ def text(vocab: int = 30522, width: int = 768, layers: int = 12, split: int = 6,
 
 def tower(image: int, width: int = 768, layers: int = 12, heads: int = 12, patch: int = 16) -> ViTConfig:
     """DeiT's ViT: a class token, no norm before the blocks."""
-    return ViTConfig(
-        image_size=image,
-        patch_size=patch,
-        hidden_dim=width,
-        num_layers=layers,
-        num_heads=heads,
-        mlp_dim=4 * width,
-        act="gelu",
-        norm_eps=1e-6,
-        class_token=True,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=False,
-    )
+    return vit(image, patch, width, layers, heads, 4 * width)
 
 
 ENTAILMENT = ("contradiction", "neutral", "entailment")

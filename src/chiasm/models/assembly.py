@@ -76,30 +76,23 @@ def tower_pictures(parts: Parts, kind: str, vision: Any, **shape: Any) -> ImageP
     return lite_pictures(vision.image_size)
 
 
-def clip_tower(
-    image: int, patch: int = 14, width: int = 1024, layers: int = 24, heads: int = 16, mlp: int | None = None
+def vit(
+    image: int,
+    patch: int,
+    width: int,
+    layers: int,
+    heads: int,
+    mlp: int,
+    *,
+    act: str = "gelu",
+    norm_eps: float = 1e-6,
+    class_token: bool = True,
+    norm_pre: bool = False,
+    patch_bias: bool = True,
+    attention_pool: bool = False,
+    **more: Any,
 ) -> ViTConfig:
-    """CLIP's ViT (ViT-L/14 by default): class token, a norm before the blocks, patches without a bias."""
-    return ViTConfig(
-        image_size=image,
-        patch_size=patch,
-        hidden_dim=width,
-        num_layers=layers,
-        num_heads=heads,
-        mlp_dim=mlp or 4 * width,
-        act="quick_gelu",
-        norm_eps=1e-5,
-        class_token=True,
-        norm_pre=True,
-        patch_bias=False,
-        attention_pool=False,
-    )
-
-
-def eva_tower(
-    image: int, patch: int = 14, width: int = 1408, layers: int = 39, heads: int = 16, mlp: int = 6144
-) -> ViTConfig:
-    """EVA-CLIP's ViT as BLIP-2 takes it (ViT-g/14 without its last layer by default)."""
+    """A ViT by its numbers: pixels, pixels, D, L, H, M."""
     return ViTConfig(
         image_size=image,
         patch_size=patch,
@@ -107,13 +100,31 @@ def eva_tower(
         num_layers=layers,
         num_heads=heads,
         mlp_dim=mlp,
-        act="gelu",
-        norm_eps=1e-6,
-        class_token=True,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=False,
+        act=act,
+        norm_eps=norm_eps,
+        class_token=class_token,
+        norm_pre=norm_pre,
+        patch_bias=patch_bias,
+        attention_pool=attention_pool,
+        **more,
     )
+
+
+def clip_tower(
+    image: int, patch: int = 14, width: int = 1024, layers: int = 24, heads: int = 16, mlp: int | None = None
+) -> ViTConfig:
+    """CLIP's ViT (ViT-L/14 by default): class token, a norm before the blocks, patches without a bias."""
+    return vit(
+        image, patch, width, layers, heads, mlp or 4 * width, act="quick_gelu", norm_eps=1e-5, norm_pre=True,
+        patch_bias=False,
+    )  # fmt: skip
+
+
+def eva_tower(
+    image: int, patch: int = 14, width: int = 1408, layers: int = 39, heads: int = 16, mlp: int = 6144
+) -> ViTConfig:
+    """EVA-CLIP's ViT as BLIP-2 takes it (ViT-g/14 without its last layer by default)."""
+    return vit(image, patch, width, layers, heads, mlp)
 
 
 def llama(

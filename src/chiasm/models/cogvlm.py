@@ -18,7 +18,7 @@ from chiasm.core.registry import Family, register
 from chiasm.fusion.native_splice import following
 from chiasm.fusion.routed_weights import ExpertDecoderConfig
 from chiasm.fusion.splice import SplicedLM
-from chiasm.models.assembly import Parts
+from chiasm.models.assembly import Parts, vit
 from chiasm.nn.positions import RotaryConfig
 from chiasm.processing.coordinates import GridBoxes
 from chiasm.processing.image_processor import ImageProcessor
@@ -103,11 +103,7 @@ class CogVLM(SplicedLM):
 
 def eva2_clip_e(image: int) -> ViTConfig:
     """EVA2-CLIP-E without its last layer."""
-    return ViTConfig(
-        image_size=image, patch_size=14, hidden_dim=1792, num_layers=63, num_heads=16, mlp_dim=15360, act="gelu",
-        norm_eps=1e-6, class_token=True, norm_pre=False, patch_bias=True, attention_pool=False, norm_post=False,
-        sublayer_norm=True,
-    )  # fmt: skip
+    return vit(image, 14, 1792, 63, 16, 15360, norm_post=False, sublayer_norm=True)
 
 
 VICUNA_7B = ExpertDecoderConfig(
@@ -186,10 +182,7 @@ def processor(config: CogVLMConfig, parts: Parts) -> Processor:
 def tiny() -> tuple[CogVLMConfig, Processor]:
     """A miniature with every part of the real one."""
     tokenizer = tiny_tokenizer("chatml")
-    vision = ViTConfig(
-        image_size=32, patch_size=4, hidden_dim=32, num_layers=3, num_heads=2, mlp_dim=64, act="gelu", norm_eps=1e-6,
-        class_token=True, norm_pre=False, patch_bias=True, attention_pool=False, norm_post=False, sublayer_norm=True,
-    )  # fmt: skip
+    vision = vit(32, 4, 32, 3, 2, 64, norm_post=False, sublayer_norm=True)
     language = ExpertDecoderConfig(
         vocab_size=len(tokenizer), hidden_dim=48, num_layers=2, num_heads=4, num_kv_heads=2, mlp_dim=96,
         context_length=2048, norm_eps=1e-5, visual_bias=True,

@@ -16,7 +16,7 @@ from chiasm.connectors.pixel_shuffle import PixelShuffleConfig
 from chiasm.core.registry import Family, register
 from chiasm.fusion.splice import SplicedLM
 from chiasm.language.decoder import DecoderConfig
-from chiasm.models.assembly import Parts, llama
+from chiasm.models.assembly import Parts, llama, vit
 from chiasm.nn.attention import QKNormConfig
 from chiasm.processing.coordinates import GridBoxes
 from chiasm.processing.dynamic_tilers import DynamicTiles
@@ -76,25 +76,10 @@ class InternVL(SplicedLM):
 def intern_vit(width: int = 1024, layers: int = 24, heads: int = 16, mlp: int = 4096, *, image: int = 448) -> ViTConfig:
     """InternViT-300M by default; the 6B tower is wider and normalises differently."""
     large = width >= 3200
-    return ViTConfig(
-        image_size=image,
-        patch_size=14,
-        hidden_dim=width,
-        num_layers=layers,
-        num_heads=heads,
-        mlp_dim=mlp,
-        act="gelu",
-        norm_eps=1e-6,
-        class_token=True,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=False,
-        norm_post=False,
-        rms_norm=large,
-        qkv_bias=not large,
-        qk_norm=QKNormConfig(eps=1e-6) if large else None,
-        layer_scale=0.1,
-    )
+    return vit(
+        image, 14, width, layers, heads, mlp, norm_post=False, rms_norm=large, qkv_bias=not large,
+        qk_norm=QKNormConfig(eps=1e-6) if large else None, layer_scale=0.1,
+    )  # fmt: skip
 
 
 INTERN_VIT_300M = intern_vit()
@@ -170,11 +155,9 @@ def processor(config: InternVLConfig, parts: Parts) -> Processor:
 def tiny() -> tuple[InternVLConfig, Processor]:
     """A miniature with every part of the real one."""
     tokenizer = tiny_tokenizer("chatml", image_token="<IMG_CONTEXT>", controls=WRAP)
-    vision = ViTConfig(
-        image_size=32, patch_size=8, hidden_dim=32, num_layers=3, num_heads=2, mlp_dim=64, act="gelu", norm_eps=1e-6,
-        class_token=True, norm_pre=False, patch_bias=True, attention_pool=False, norm_post=False, rms_norm=True,
-        qkv_bias=False, qk_norm=QKNormConfig(), layer_scale=0.1,
-    )  # fmt: skip
+    vision = vit(
+        32, 8, 32, 3, 2, 64, norm_post=False, rms_norm=True, qkv_bias=False, qk_norm=QKNormConfig(), layer_scale=0.1
+    )
     config = InternVLConfig(
         vision=vision,
         connector=PixelShuffleConfig(input_dim=32, output_dim=48),

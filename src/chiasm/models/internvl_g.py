@@ -23,7 +23,7 @@ from chiasm.core.batch import Batch
 from chiasm.core.registry import Family, register
 from chiasm.language.decoder import Decoder, DecoderConfig
 from chiasm.language.querying import QueryDecoder, QueryDecoderConfig
-from chiasm.models.assembly import Parts, llama, picture_processor
+from chiasm.models.assembly import Parts, llama, picture_processor, vit
 from chiasm.nn.attention import QKNormConfig
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.summarised import SummarisedPairs, SummarisedProcessor
@@ -191,25 +191,10 @@ class InternVLG(InternVLC):
 
 def tower(image: int, patch: int, width: int, layers: int, heads: int, mlp: int) -> ViTConfig:
     """InternViT-6B's shape: RMSNorm, normalised queries and keys, no final norm."""
-    return ViTConfig(
-        image_size=image,
-        patch_size=patch,
-        hidden_dim=width,
-        num_layers=layers,
-        num_heads=heads,
-        mlp_dim=mlp,
-        act="gelu",
-        norm_eps=1e-6,
-        class_token=True,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=False,
-        norm_post=False,
-        rms_norm=True,
-        qkv_bias=False,
-        qk_norm=QKNormConfig(eps=1e-6),
-        layer_scale=0.1,
-    )
+    return vit(
+        image, patch, width, layers, heads, mlp, norm_post=False, rms_norm=True, qkv_bias=False,
+        qk_norm=QKNormConfig(eps=1e-6), layer_scale=0.1,
+    )  # fmt: skip
 
 
 def with_queries(language: DecoderConfig, context_dim: int, queries: int = 96, every: int = 2) -> QueryDecoderConfig:

@@ -15,7 +15,7 @@ from chiasm.connectors.linear import LinearConnectorConfig
 from chiasm.core.registry import Family, register
 from chiasm.fusion.bridge import BridgedLM, BridgedSeq2Seq, build_bridge
 from chiasm.language.decoder import DecoderConfig
-from chiasm.models.assembly import Parts
+from chiasm.models.assembly import Parts, vit
 from chiasm.models.bridging import bridged_processor
 from chiasm.models.languages import palm
 from chiasm.processing.miniature import tiny_tokenizer
@@ -50,20 +50,7 @@ class PalmEConfig:
 
 def tower(image: int, patch: int, width: int, layers: int, heads: int, mlp: int) -> ViTConfig:
     """The plain ViT of scaling studies: no class token, GELU."""
-    return ViTConfig(
-        image_size=image,
-        patch_size=patch,
-        hidden_dim=width,
-        num_layers=layers,
-        num_heads=heads,
-        mlp_dim=mlp,
-        act="gelu",
-        norm_eps=1e-6,
-        class_token=False,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=False,
-    )
+    return vit(image, patch, width, layers, heads, mlp, class_token=False)
 
 
 def _palme(vision: ViTConfig, width: int, layers: int, heads: int) -> PalmEConfig:

@@ -15,7 +15,7 @@ from chiasm.connectors.cross_attention_resampler import GridResamplerConfig
 from chiasm.core.registry import Family, register
 from chiasm.fusion.bridge import BridgedLM, BridgedSeq2Seq, build_bridge
 from chiasm.language.decoder import DecoderConfig
-from chiasm.models.assembly import Parts, llama
+from chiasm.models.assembly import Parts, llama, vit
 from chiasm.models.bridging import bridged_processor, unread
 from chiasm.nn.positions import LogRotaryConfig, RotaryConfig
 from chiasm.nn.rotary_scaling import DoublingScaling
@@ -106,22 +106,10 @@ def tower(
     image: int, patch: int, width: int, layers: int, heads: int, mlp: int, positions: int | None = None
 ) -> ViTConfig:
     """OpenCLIP's ViT without a class token and without its last norm; `positions` along one side were learned."""
-    return ViTConfig(
-        image_size=image,
-        patch_size=patch,
-        hidden_dim=width,
-        num_layers=layers,
-        num_heads=heads,
-        mlp_dim=mlp,
-        act="gelu",
-        norm_eps=1e-6,
-        class_token=False,
-        norm_pre=True,
-        patch_bias=False,
-        attention_pool=False,
-        norm_post=False,
+    return vit(
+        image, patch, width, layers, heads, mlp, class_token=False, norm_pre=True, patch_bias=False, norm_post=False,
         position_grid=positions,
-    )
+    )  # fmt: skip
 
 
 def stretched(trained: int) -> RotaryConfig:

@@ -14,7 +14,7 @@ from torch import nn
 from chiasm.core.registry import Family, register
 from chiasm.fusion.dual import DualEncoder
 from chiasm.language.text import LastTokenPool, TextEncoderConfig
-from chiasm.models.assembly import Parts, picture_processor
+from chiasm.models.assembly import Parts, picture_processor, vit
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import DualProcessor
 from chiasm.vision.vit import ViTConfig
@@ -53,20 +53,7 @@ def siglip_config(
 ) -> SiglipConfig:
     """A SigLIP by its numbers: pixels, pixels, width, layers, heads and MLP width of both towers, pieces, tokens."""
     act, eps = "gelu_pytorch_tanh", 1e-6
-    vision = ViTConfig(
-        image_size=image,
-        patch_size=patch,
-        hidden_dim=width,
-        num_layers=layers,
-        num_heads=heads,
-        mlp_dim=mlp,
-        act=act,
-        norm_eps=eps,
-        class_token=False,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=True,
-    )
+    vision = vit(image, patch, width, layers, heads, mlp, act=act, norm_eps=eps, class_token=False, attention_pool=True)
     language = TextEncoderConfig(
         vocab_size=vocab,
         context_length=context,

@@ -21,7 +21,7 @@ from chiasm.core.plan import ImagePlan
 from chiasm.core.registry import Family, register
 from chiasm.fusion.bridge import BridgedLM, crop_tokens
 from chiasm.language.decoder import DecoderConfig
-from chiasm.models.assembly import Parts, llama
+from chiasm.models.assembly import Parts, llama, vit
 from chiasm.processing.image_processor import ImageProcessor
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.processor import Processor
@@ -125,20 +125,8 @@ def banded(features: torch.Tensor, plan: ImagePlan) -> tuple[torch.Tensor, torch
 
 def tower(image: int, patch: int, width: int, layers: int, heads: int, mlp: int, *, pool: bool = False) -> ViTConfig:
     """SigLIP's ViT, read as patches; published files hold its pooling, too."""
-    return ViTConfig(
-        image_size=image,
-        patch_size=patch,
-        hidden_dim=width,
-        num_layers=layers,
-        num_heads=heads,
-        mlp_dim=mlp,
-        act="gelu_pytorch_tanh",
-        norm_eps=1e-6,
-        class_token=False,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=pool,
-    )
+    act = "gelu_pytorch_tanh"
+    return vit(image, patch, width, layers, heads, mlp, act=act, class_token=False, attention_pool=pool)
 
 
 def _xgen(pinpoints: tuple[tuple[int, int], ...]) -> XGenMMConfig:
