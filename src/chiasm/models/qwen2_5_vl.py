@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from chiasm.connectors.patch_merger import PatchMergerConfig
-from chiasm.core.batch import Batch
 from chiasm.core.registry import Family, register
-from chiasm.fusion.native_splice import NativeSplicedLM, multimodal_positions
 from chiasm.language.decoder import DecoderConfig
 from chiasm.models.assembly import Parts, llama
-from chiasm.models.qwen_shared import QWEN_TEMPLATE, packed_processor, qwen_tokenizer
+from chiasm.models.qwen_shared import QWEN_TEMPLATE, TurningLM, packed_processor, qwen_tokenizer
 from chiasm.nn.positions import MultimodalRotaryConfig
 from chiasm.processing.coordinates import PixelJson
 from chiasm.processing.moments import SecondsInText
@@ -51,25 +47,11 @@ class Qwen25VLConfig:
         return Qwen25VL(self)
 
 
-class Qwen25VL(NativeSplicedLM):
+class Qwen25VL(TurningLM):
     """vision → connector → language with three positions a token, the first in seconds."""
 
     def __init__(self, config: Qwen25VLConfig) -> None:
-        super().__init__(config.vision.build(), config.connector.build(), config.language.build())
-        self.config = config
-
-    def positions(self, batch: Batch, attend: torch.Tensor | None) -> torch.Tensor | None:
-        """(3, B, T) time, row and column where there are pictures; see `SplicedLM.positions`."""
-        base = super().positions(batch, attend)
-        if not batch.spans:
-            return base
-        assert batch.input_ids is not None
-        if base is None:
-            rows, length = batch.input_ids.shape
-            base = torch.arange(length, device=batch.input_ids.device).expand(rows, -1)
-        return multimodal_positions(
-            base, batch, tokens_per_second=self.config.tokens_per_second, past_time=self.config.past_time
-        )
+        super().__init__(config, config.tokens_per_second)
 
 
 def _qwen(width: int, layers: int, heads: int, kv: int, mlp: int, vocab: int, *, tower: int, tied: bool = False):  # type: ignore[no-untyped-def]

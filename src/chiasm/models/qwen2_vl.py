@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from chiasm.connectors.patch_merger import PatchMergerConfig
-from chiasm.core.batch import Batch
 from chiasm.core.registry import Family, register
-from chiasm.fusion.native_splice import NativeSplicedLM, multimodal_positions
 from chiasm.language.decoder import DecoderConfig
 from chiasm.models.assembly import Parts, llama
-from chiasm.models.qwen_shared import QWEN_TEMPLATE, packed_processor, qwen_tokenizer
+from chiasm.models.qwen_shared import QWEN_TEMPLATE, TurningLM, packed_processor, qwen_tokenizer
 from chiasm.nn.positions import MultimodalRotaryConfig
 from chiasm.processing.coordinates import GridBoxes
 from chiasm.processing.processor import Processor
@@ -48,23 +44,8 @@ class Qwen2VLConfig:
         return Qwen2VL(self)
 
 
-class Qwen2VL(NativeSplicedLM):
+class Qwen2VL(TurningLM):
     """vision → connector → language with three positions a token."""
-
-    def __init__(self, config: Qwen2VLConfig) -> None:
-        super().__init__(config.vision.build(), config.connector.build(), config.language.build())
-        self.config = config
-
-    def positions(self, batch: Batch, attend: torch.Tensor | None) -> torch.Tensor | None:
-        """(3, B, T) time, row and column where there are pictures; see `SplicedLM.positions`."""
-        base = super().positions(batch, attend)
-        if not batch.spans:
-            return base
-        assert batch.input_ids is not None
-        if base is None:
-            rows, length = batch.input_ids.shape
-            base = torch.arange(length, device=batch.input_ids.device).expand(rows, -1)
-        return multimodal_positions(base, batch, tokens_per_second=None, past_time=self.config.past_time)
 
 
 def _qwen2_vl(width: int, layers: int, heads: int, kv: int, mlp: int, vocab: int, tied: bool = False) -> Qwen2VLConfig:

@@ -1,10 +1,14 @@
-"""What Qwen2-VL and Qwen2.5-VL share: template, picture and video settings of a miniature, the processor."""
+"""What Qwen2-VL and Qwen2.5-VL share: wiring, template, picture and video settings of a miniature, the processor."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from chiasm.core.batch import Batch
 from chiasm.core.errors import ConfigError
+from chiasm.fusion.native_splice import NativeSplicedLM, multimodal_positions
 from chiasm.models.assembly import Parts
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.packed_processor import PackedImageProcessor
@@ -38,6 +42,32 @@ QWEN_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
 CONTROLS = ("<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
+
+
+class TurningLM(NativeSplicedLM):
+    """vision → connector → language with three positions a token.
+
+    Args:
+        config: with the three parts and `past_time`.
+        tokens_per_second: positions of a second of video; None = one a group of frames.
+    """
+
+    def __init__(self, config: Any, tokens_per_second: float | None = None) -> None:
+        super().__init__(config.vision.build(), config.connector.build(), config.language.build())
+        self.config, self.tokens_per_second = config, tokens_per_second
+
+    def positions(self, batch: Batch, attend: torch.Tensor | None) -> torch.Tensor | None:
+        """(3, B, T) time, row and column where there are pictures; see `SplicedLM.positions`."""
+        base = super().positions(batch, attend)
+        if not batch.spans:
+            return base
+        assert batch.input_ids is not None
+        if base is None:
+            rows, length = batch.input_ids.shape
+            base = torch.arange(length, device=batch.input_ids.device).expand(rows, -1)
+        return multimodal_positions(
+            base, batch, tokens_per_second=self.tokens_per_second, past_time=self.config.past_time
+        )
 
 
 def qwen_tokenizer() -> Tokenizer:
