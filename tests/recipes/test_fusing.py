@@ -119,11 +119,8 @@ def test_sounds_are_bound_to_stored_pictures_and_the_model_is_read_again(tmp_pat
     choose_trainable(model.module, run)
     stored = frozen_features(model.module, model.processor, tmp_path / "features")
     samples = list(open_named("scenes:train:sounds?size=64&nouns=12&count=3"))
-    losses = []
-    for processor in (stored.processor, model.processor):
-        batch = run.collate.build(processor)(samples)
-        batch = stored.fill(batch) if batch.pixel_values is None else batch
-        losses.append(_loss(run, model.module, batch))
+    batches = [run.collate.build(processor)(samples) for processor in (stored.processor, model.processor)]
+    losses = [_loss(run, model.module, batch) for batch in (stored.fill(batches[0]), batches[1])]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and stored.report()["computed"] == 3
     for part, parameter in model.module.named_parameters():
         assert (parameter.grad is not None) == part.startswith(("towers.audio.", "projections.audio.")), part
