@@ -66,9 +66,17 @@ def qwen_vl_nano() -> Run:
 
 
 @recipe(family="xgen_mm", scale="nano", needs=NEEDS)
+def xgen_mm_nano_words() -> Run:
+    """A Perceiver resampler, projected, learns to say words of the answers in SmolLM2's embeddings; none of it is run."""
+    from chiasm.objectives.spoken import SpokenWords
+
+    return replace(_bridged(Bridged(connector="resampler", tokens=25, **CELLS)), objective=SpokenWords(), steps=1000)
+
+
+@recipe(family="xgen_mm", scale="nano", needs=NEEDS)
 def xgen_mm_nano() -> Run:
-    """A Perceiver resampler, projected."""
-    return _bridged(Bridged(connector="resampler", tokens=25, **CELLS))
+    """The resampler after that, before the frozen language model: without it pico's stayed blind (docs/results.md)."""
+    return replace(_bridged(Bridged(connector="resampler", tokens=25, **CELLS)), after="xgen_mm_nano_words")
 
 
 @recipe(family="kosmos", scale="nano", needs=NEEDS)
