@@ -67,7 +67,7 @@ def qwen_vl_nano() -> Run:
 
 @recipe(family="xgen_mm", scale="nano", needs=NEEDS)
 def xgen_mm_nano_words() -> Run:
-    """A Perceiver resampler, projected, learns to say words of the answers in SmolLM2's embeddings; none of it is run."""
+    """A Perceiver resampler learns to say words of the answers in SmolLM2's embeddings; nothing of that is run."""
     from chiasm.objectives.spoken import SpokenWords
 
     return replace(_bridged(Bridged(connector="resampler", tokens=25, **CELLS)), objective=SpokenWords(), steps=1000)
