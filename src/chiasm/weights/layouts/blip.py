@@ -15,6 +15,7 @@ from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts import bert
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.layouts.layout import Layout
+from chiasm.weights.layouts.towers import vit_of
 from chiasm.weights.rules import Rename, Reshape, Rule, Split, Tied, prefixed
 from chiasm.weights.table import Table
 
@@ -46,20 +47,7 @@ _TEXT: dict[str, Any] = {
 def vision_config(config: Mapping[str, Any]) -> ViTConfig:
     """Read a ``blip_vision_model`` config."""
     fields = Fields(config, _VISION, "vision_config")
-    return ViTConfig(
-        image_size=fields.count("image_size"),
-        patch_size=fields.count("patch_size"),
-        hidden_dim=fields.count("hidden_size"),
-        num_layers=fields.count("num_hidden_layers"),
-        num_heads=fields.count("num_attention_heads"),
-        mlp_dim=fields.count("intermediate_size"),
-        act=fields.get("hidden_act"),
-        norm_eps=fields.number("layer_norm_eps"),
-        class_token=True,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=False,
-    )
+    return vit_of(fields)
 
 
 def config_from(config: Mapping[str, Any]) -> BlipConfig:

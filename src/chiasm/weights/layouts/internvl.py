@@ -21,6 +21,7 @@ from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.layouts.languages import language_config, language_dict, language_rules
 from chiasm.weights.layouts.layout import Layout
+from chiasm.weights.layouts.towers import vit_of
 from chiasm.weights.rules import Drop, Rename, Reshape, Rule, prefixed
 from chiasm.weights.table import Table
 
@@ -72,19 +73,8 @@ def vision_config(config: Mapping[str, Any]) -> ViTConfig:
         fields.expect(key, only)
     fields.expect("use_mean_pooling", True)
     fields.expect("norm_type", "layer_norm", "rms_norm")
-    return ViTConfig(
-        image_size=fields.count("image_size"),
-        patch_size=fields.count("patch_size"),
-        hidden_dim=fields.count("hidden_size"),
-        num_layers=fields.count("num_hidden_layers"),
-        num_heads=fields.count("num_attention_heads"),
-        mlp_dim=fields.count("intermediate_size"),
-        act=fields.get("hidden_act"),
-        norm_eps=fields.number("layer_norm_eps"),
-        class_token=True,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=False,
+    return vit_of(
+        fields,
         norm_post=False,
         rms_norm=fields.get("norm_type") == "rms_norm",
         qkv_bias=fields.flag("attention_bias"),

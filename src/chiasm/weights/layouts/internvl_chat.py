@@ -20,6 +20,7 @@ from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts import internlm2, llama, phi3
 from chiasm.weights.layouts.fields import Fields
 from chiasm.weights.layouts.layout import Layout
+from chiasm.weights.layouts.towers import vit_of
 from chiasm.weights.rules import Rename, Reshape, Rule, Split, prefixed
 from chiasm.weights.table import Table
 
@@ -67,19 +68,8 @@ def vision_config(config: Mapping[str, Any], image_size: int | None) -> ViTConfi
         raise ConfigError(
             "config_variant", f"config.json: force_image_size is {image_size}, the tower's positions are of {stored}"
         )
-    return ViTConfig(
-        image_size=stored,
-        patch_size=fields.count("patch_size"),
-        hidden_dim=fields.count("hidden_size"),
-        num_layers=fields.count("num_hidden_layers"),
-        num_heads=fields.count("num_attention_heads"),
-        mlp_dim=fields.count("intermediate_size"),
-        act=fields.get("hidden_act"),
-        norm_eps=fields.number("layer_norm_eps"),
-        class_token=True,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=False,
+    return vit_of(
+        fields,
         norm_post=False,
         rms_norm=fields.get("norm_type") == "rms_norm",
         qkv_bias=fields.flag("qkv_bias"),

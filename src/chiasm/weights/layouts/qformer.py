@@ -15,6 +15,7 @@ from chiasm.core.errors import ConfigError
 from chiasm.vision.cells import CellTowerConfig
 from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts.fields import Fields
+from chiasm.weights.layouts.towers import vit_of
 from chiasm.weights.rules import Drop, Rename, Reshape, Rule, Split, Unsqueeze
 
 VISION_DEFAULTS: dict[str, Any] = {
@@ -58,20 +59,7 @@ def vision_config(config: Mapping[str, Any], where: str = "vision_config") -> Vi
     """
     fields = Fields(config, VISION_DEFAULTS, where)
     fields.expect("qkv_bias", True)
-    return ViTConfig(
-        image_size=fields.count("image_size"),
-        patch_size=fields.count("patch_size"),
-        hidden_dim=fields.count("hidden_size"),
-        num_layers=fields.count("num_hidden_layers"),
-        num_heads=fields.count("num_attention_heads"),
-        mlp_dim=fields.count("intermediate_size"),
-        act=fields.get("hidden_act"),
-        norm_eps=fields.number("layer_norm_eps"),
-        class_token=True,
-        norm_pre=False,
-        patch_bias=True,
-        attention_pool=False,
-    )
+    return vit_of(fields)
 
 
 def vision_dict(config: ViTConfig | CellTowerConfig) -> dict[str, Any]:

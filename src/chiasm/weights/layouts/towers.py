@@ -7,6 +7,7 @@ from typing import Any
 
 from chiasm.core.errors import ConfigError
 from chiasm.language.text import EndOfTextPool, LastTokenPool, TextEncoderConfig
+from chiasm.models.assembly import vit
 from chiasm.vision.cells import CellTowerConfig
 from chiasm.vision.vit import ViTConfig
 from chiasm.weights.layouts.fields import Fields
@@ -76,19 +77,22 @@ def vision_config(config: Mapping[str, Any], kind: str, where: str = "vision_con
         raise ConfigError("model_type_unknown", f"{where} has model_type {kind!r}; known here: {known}")
     fields, clip = Fields(config, VISION_DEFAULTS[kind], where), kind == "clip_vision_model"
     fields.expect("num_channels", 3)
-    return ViTConfig(
-        image_size=fields.count("image_size"),
-        patch_size=fields.count("patch_size"),
-        hidden_dim=fields.count("hidden_size"),
-        num_layers=fields.count("num_hidden_layers"),
-        num_heads=fields.count("num_attention_heads"),
-        mlp_dim=fields.count("intermediate_size"),
+    pool = not clip and fields.flag("vision_use_head")
+    return vit_of(fields, class_token=clip, norm_pre=clip, patch_bias=not clip, attention_pool=pool)
+
+
+def vit_of(fields: Fields, **traits: Any) -> ViTConfig:
+    """A ViT whose shape stands in a config under the names that most published ones have; `traits` as for `vit`."""
+    return vit(
+        fields.count("image_size"),
+        fields.count("patch_size"),
+        fields.count("hidden_size"),
+        fields.count("num_hidden_layers"),
+        fields.count("num_attention_heads"),
+        fields.count("intermediate_size"),
         act=fields.get("hidden_act"),
         norm_eps=fields.number("layer_norm_eps"),
-        class_token=clip,
-        norm_pre=clip,
-        patch_bias=not clip,
-        attention_pool=not clip and fields.flag("vision_use_head"),
+        **traits,
     )
 
 
