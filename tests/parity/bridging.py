@@ -11,13 +11,10 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-import chiasm
 from chiasm.models.model import Model
 from chiasm.weights.checkpoint import read_config, save_state
 from chiasm.weights.files import write_json
 from chiasm.weights.layouts import layout_for, layout_of
-
-ATOL = 1e-5
 
 
 def randomised(reference: Any, std: float = 0.15) -> Any:
@@ -27,32 +24,6 @@ def randomised(reference: Any, std: float = 0.15) -> Any:
         norm = parameter.ndim == 1 and name.endswith("weight")
         parameter.data.normal_(std=std).add_(1.0 if norm else 0.0)
     return reference.eval()
-
-
-def loaded(reference: Any, processor: Any, folder: Path) -> Model:
-    """The reference's weights in our model, through its published folder; processor files from our miniature."""
-    reference.save_pretrained(folder)
-    processor.save(folder)
-    return chiasm.load(folder)
-
-
-def gradients_agree(reference: Any, model: Model, folder: Path, *, atol: float = ATOL) -> None:
-    """Every parameter's gradient equals the reference's, paired by the weight table itself."""
-    table = layout_for(read_config(folder)).table(model.config)
-    ours = {name: parameter.grad for name, parameter in model.module.named_parameters()}
-    state = {
-        name: torch.zeros_like(tensor) if ours.get(name) is None else ours[name]
-        for name, tensor in model.module.state_dict().items()
-    }
-    theirs = {name: parameter.grad for name, parameter in reference.named_parameters()}
-    compared = 0
-    for name, grad in table.to_theirs(state).items():
-        other = theirs.get(name, theirs.get(f"model.{name}"))
-        if other is not None:
-            gap, size = (grad - other.reshape(grad.shape)).abs().max(), other.abs().max().item()
-            assert gap <= atol * max(1.0, size), (name, gap, size)
-            compared += 1
-    assert compared == sum(grad is not None for grad in theirs.values())
 
 
 def goes_both_ways(reference: Any, model: Model, folder: Path, again: Path) -> None:

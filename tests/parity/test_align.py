@@ -6,7 +6,8 @@ import pytest
 import torch
 import transformers
 from tests.gallery import gallery
-from tests.parity.disturbed import ATOL, disturb, gradients_agree, loaded
+from tests.parity.agreement import ATOL, gradients_agree, loaded
+from tests.parity.disturbed import disturb
 from tests.parity.test_families import picture
 from tests.parity.test_presets import on_meta
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from tests.parity.disturbed import ATOL, disturb, gradients_agree, loaded
+from tests.parity.agreement import ATOL, gradients_agree, loaded
+from tests.parity.disturbed import disturb
 from tests.parity.test_families import picture
 
 import chiasm

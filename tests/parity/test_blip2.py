@@ -9,15 +9,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tests.parity.bridging import (
-    ATOL,
-    goes_both_ways,
-    gradients_agree,
-    loaded,
-    randomised,
-    replies_agree,
-    same_shapes_as_reference,
-)
+from tests.parity.agreement import ATOL, gradients_agree, loaded
+from tests.parity.bridging import goes_both_ways, randomised, replies_agree, same_shapes_as_reference
 
 from chiasm.connectors.prefix import PrefixConfig
 from chiasm.models import blip2

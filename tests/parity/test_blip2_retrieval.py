@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 import transformers
-from tests.parity.bridging import ATOL, goes_both_ways, gradients_agree, loaded, randomised, same_shapes_as_reference
+from tests.parity.agreement import ATOL, gradients_agree, loaded
+from tests.parity.bridging import goes_both_ways, randomised, same_shapes_as_reference
 from tests.parity.test_blip2 import QFORMER, VISION, picture
 
 import chiasm

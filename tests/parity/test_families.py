@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from tests.parity.agreement import ATOL, gradients_agree, loaded
 
 import chiasm
 from chiasm.core.batch import Batch
@@ -18,7 +19,6 @@ from chiasm.models.model import Model
 from chiasm.objectives.contrastive import info_nce, sigmoid_loss
 from chiasm.processing.miniature import tiny_tokenizer
 
-ATOL = 1e-5
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -32,48 +32,6 @@ TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num
 
 def picture(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def loaded(reference, template: Model, folder) -> Model:
-    """The reference's weights in our model, through its published folder; processor files from our miniature."""
-    reference.save_pretrained(folder)
-    template.processor.save(folder)
-    model = chiasm.load(folder)
-    model.module.train(False)
-    return model
-
-
-def gradients_agree(reference, model: Model, folder) -> None:
-    """Every parameter's gradient equals the reference's, paired by the weight table itself."""
-    from chiasm.weights.checkpoint import read_config
-    from chiasm.weights.layouts import layout_for
-
-    table = layout_for(read_config(folder)).table(model.config)
-    ours = {name: parameter.grad for name, parameter in model.module.named_parameters()}
-    state = {
-        name: torch.zeros_like(tensor) if ours.get(name) is None else ours[name]
-        for name, tensor in model.module.state_dict().items()
-    }
-    theirs = {name: parameter.grad for name, parameter in reference.named_parameters()}
-    compared = 0
-    for name, grad in table.to_theirs(state).items():
-        other = next((theirs[key] for key in spellings(name) if key in theirs), None)
-        if other is not None:
-            assert (grad - other.reshape(grad.shape)).abs().max() <= ATOL, name
-            compared += 1
-    assert compared >= 0.9 * sum(grad is not None for grad in theirs.values())
-
-
-def spellings(saved: str) -> list[str]:
-    """How transformers names a saved tensor in memory."""
-    names = [
-        saved,
-        f"model.{saved}",
-        saved.replace("language_model.model.", "model.language_model."),
-        saved.removeprefix("language_model."),
-        "model.language_model." + saved.removeprefix("model."),
-    ]
-    return names
 
 
 @pytest.fixture(scope="module", params=["clip", "siglip"])
@@ -109,7 +67,7 @@ def dual(request, tmp_path_factory):
         if parameter.ndim <= 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
     folder = tmp_path_factory.mktemp(request.param)
-    return request.param, reference.eval(), loaded(reference, template, folder), folder
+    return request.param, reference.eval(), loaded(reference, template.processor, folder), folder
 
 
 def dual_inputs(model: Model) -> tuple[Batch, Batch]:
@@ -186,7 +144,7 @@ def generative(request, tmp_path_factory):
         if parameter.ndim <= 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
     folder = tmp_path_factory.mktemp(request.param)
-    return request.param, reference.eval(), loaded(reference, template, folder), folder
+    return request.param, reference.eval(), loaded(reference, template.processor, folder), folder
 
 
 def reference_inputs(name: str, model: Model, batch: Batch) -> dict:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.parity.disturbed import ATOL
+from tests.parity.agreement import ATOL
 from tests.parity.test_families import picture
 from tests.parity.test_presets import on_meta
 

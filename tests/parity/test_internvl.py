@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tests.parity.test_families import gradients_agree, loaded
+from tests.parity.agreement import ATOL, gradients_agree, loaded
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 import chiasm
@@ -17,7 +17,6 @@ from chiasm.processing.image_processor import ImageProcessor
 from chiasm.weights.layouts import layout_for
 from chiasm.weights.layouts.internvl_chat import LAYOUTS
 
-ATOL = 1e-5
 VISION = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32,
     "patch_size": 8, "layer_scale_init_value": 0.4,
@@ -68,7 +67,7 @@ def pair(request, tmp_path_factory):
         if parameter.ndim <= 1 or parameter.shape[0] == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
     folder = tmp_path_factory.mktemp(request.param)
-    return reference.eval(), loaded(reference, template, folder), folder
+    return reference.eval(), loaded(reference, template.processor, folder), folder
 
 
 def reference_inputs(batch) -> dict:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from tests.parity.bridging import ATOL
+from tests.parity.agreement import ATOL
 from tests.parity.test_blip2 import picture
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 

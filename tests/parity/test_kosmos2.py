@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from tests.parity.bridging import (
-    ATOL,
-    goes_both_ways,
-    gradients_agree,
-    loaded,
-    randomised,
-    replies_agree,
-    same_shapes_as_reference,
-)
+from tests.parity.agreement import ATOL, gradients_agree, loaded
+from tests.parity.bridging import goes_both_ways, randomised, replies_agree, same_shapes_as_reference
 from tests.parity.test_blip2 import VISION, talk
 
 from chiasm.models import kosmos

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tests.parity.test_families import gradients_agree, loaded
+from tests.parity.agreement import ATOL, gradients_agree, loaded
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 import chiasm
@@ -19,7 +19,6 @@ from chiasm.processing.native_tilers import SmartResize
 from chiasm.processing.packed_processor import PackedImageProcessor
 from chiasm.processing.video import Frames
 
-ATOL = 1e-5
 ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]}
 TEXT = {
     "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -83,7 +82,7 @@ def pair(request, tmp_path_factory):
         if parameter.ndim <= 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
     folder = tmp_path_factory.mktemp(request.param)
-    model = loaded(reference.eval(), template, folder)
+    model = loaded(reference.eval(), template.processor, folder)
     # transformers 5 goes on behind a video's rows and columns; the published code goes on behind its last moment
     model.module.config = replace(model.module.config, past_time=False)
     return request.param, reference, model, folder

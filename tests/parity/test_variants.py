@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.parity.test_families import VISION, conversation, loaded, reference_inputs
+from tests.parity.agreement import loaded
+from tests.parity.test_families import VISION, conversation, reference_inputs
 
 import chiasm
 
@@ -88,7 +89,7 @@ def test_logits_agree_and_what_is_saved_loads_there(name: str, seed: int, tmp_pa
     for parameter in reference.parameters():
         if parameter.ndim <= 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
-    model = loaded(reference.eval(), template, tmp_path / "theirs")
+    model = loaded(reference.eval(), template.processor, tmp_path / "theirs")
     batch = model.processor([conversation(seed, 2)])
     given = reference_inputs("llava" if name == "internvl" else name, model, batch)
     model.save(tmp_path / "ours")

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 import transformers
 from tests.gallery import gallery
-from tests.parity.disturbed import ATOL, disturb, gradients_agree, loaded
+from tests.parity.agreement import ATOL, gradients_agree, loaded
+from tests.parity.disturbed import disturb
 from tests.parity.test_families import picture
 
 from chiasm.core.errors import PictureError

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.parity.disturbed import ATOL
+from tests.parity.agreement import ATOL
 from tests.parity.reference import run_reference
 from tests.parity.test_families import picture
 from tests.parity.test_presets import on_meta
