@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from chiasm.core.errors import CapabilityError, ConfigError
@@ -38,7 +38,6 @@ class Family:
     presets: Mapping[str, Any]
     tiny: Callable[[], tuple[Any, Any]]
     processor: Callable[[Any, Any], Any]
-    notes: tuple[str, ...] = field(default=())
     places: Any = None
     moments: Any = None
 

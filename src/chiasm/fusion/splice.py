@@ -220,7 +220,7 @@ class SplicedLM(nn.Module, ABC):
             kept: the parts of an equal beginning, in order.
 
         Returns:
-            The prompt; `read_prompt` goes on with it.
+            The prompt; `read_prompts` goes on with it.
         """
         assert batch.input_ids is not None
         embeds = self.embed_text(batch)

@@ -1,8 +1,8 @@
 """The one mask builder. A mask is boolean, True = attend, broadcastable to (B, H, Q, S); None = attend to all.
 Positions that are a bias on the scores (ALiBi, T5) turn it into numbers, −∞ = don't attend (`biased`).
 
-Everything that attention must not see is said here: what is padding, what lies in the future. Where the
-answer is "plain causal", the builder says so with `Causal`, because the kernels are faster without a tensor.
+Everything that attention must not see is said here: what is padding, what lies in the future. Where the answer is
+"plain causal", the builder says so with `AttentionMask.causal`, because the kernels are faster without a tensor.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ class SentencePieceModel:
     Attributes:
         pieces: (text, score, type) of every piece, by id.
         model_type: 1 Unigram, 2 BPE.
+        unk_id, bos_id, eos_id, pad_id: of the control pieces; −1 = there is none.
         byte_fallback: text without a piece becomes byte pieces.
         add_dummy_prefix: a space is put before the text.
         remove_extra_whitespaces: runs of spaces become one, those at the ends go.

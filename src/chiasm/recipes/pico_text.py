@@ -111,7 +111,6 @@ class WeighedText:
     """Next-token cross-entropy, some tokens weighing more than others, over words that are shown a little blurred.
 
     Args:
-        first: batches that hold nothing but lookups, not blurred, before everything is mixed.
         blur: most noise on the embeddings of what is shown, in their standard deviations; each row draws its own.
     """
 

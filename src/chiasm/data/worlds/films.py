@@ -46,6 +46,7 @@ class SceneFilm:
         size: (width, height) in pixels.
         duration: seconds.
         fps: frames per second at which it changes.
+        background: of the whole film.
         parts: in order of their start.
     """
 
