@@ -92,8 +92,7 @@ def compare(asked: Comparison, out: Path, batch_size: int, tell: Tell) -> dict[s
         The table: ``rows`` and what was ``asked``.
 
     Raises:
-        ConfigError: another comparison is there; no recipe, task or budget of that name.
-        ChildProcessError: a training failed.
+        ConfigError: another comparison is there; no recipe, task or budget of that name; a training failed.
     """
     plan = _claim(asked, out, tell)
     for seed in range(asked.seeds):
