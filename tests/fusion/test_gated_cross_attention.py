@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.invariants.decoding import decoded_beside_whole
 
 import chiasm
 from chiasm.core.batch import Batch, ImageSpan
@@ -173,17 +174,7 @@ def test_a_pictures_keys_and_values_are_computed_once(model) -> None:
 def test_decoding_goes_on_with_the_last_picture_and_without_any(model) -> None:
     opened(model)
     talks = [talk("no picture here"), talk("a", 1, "b", 2, "what"), talk(3, "x")]
-    batch = model.processor(talks)
-    with torch.no_grad():
-        logits, state = model.module.prefill(batch, batch.input_ids.shape[1] + 4)
-        steps = [logits]
-        for _ in range(4):
-            token = steps[-1].argmax(-1)
-            steps.append(model.module.decode(token, state))
-            batch.input_ids = torch.cat((batch.input_ids, token[:, None]), 1)
-            batch.attention_mask = torch.nn.functional.pad(batch.attention_mask, (0, 1), value=True)
-        full = model.module(batch)[:, -5:]
-    assert (torch.stack(steps, 1) - full).abs().max() <= 1e-5
+    assert decoded_beside_whole(model.module, model.processor(talks), 4) <= 1e-5
     alone = model.generate([talk("no picture here")], max_new_tokens=6)[0]
     assert alone.token_ids == model.generate(talks, max_new_tokens=6)[0].token_ids
 

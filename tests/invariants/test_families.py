@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.invariants.decoding import decoded_beside_whole
 
 import chiasm
 from chiasm.core.batch import ImageSpan
@@ -148,17 +149,7 @@ def test_cached_decoding_equals_full_forward_passes(model) -> None:
     if not writes(model):
         return
     talks = [talk(1), talk(2, several(model, 2), "hi")]
-    batch = model.processor(talks)
-    with torch.no_grad():
-        logits, state = model.module.prefill(batch, batch.input_ids.shape[1] + 3)
-        steps = [logits]
-        for _ in range(3):
-            token = steps[-1].argmax(-1)
-            steps.append(model.module.decode(token, state))
-            batch.input_ids = torch.cat((batch.input_ids, token[:, None]), 1)
-            batch.attention_mask = torch.nn.functional.pad(batch.attention_mask, (0, 1), value=True)
-        full = model.module(batch)[:, -4:]
-    assert (torch.stack(steps, 1) - full).abs().max() <= 1e-5
+    assert decoded_beside_whole(model.module, model.processor(talks), 3) <= 1e-5
 
 
 def test_replies_do_not_depend_on_the_batch(model) -> None:
