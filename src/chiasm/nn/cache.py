@@ -209,19 +209,21 @@ class SlotStep:
         slots.reserve(stop, self.length + 1)
         self.even = min(self.lengths) == self.length
         device = slots.keys.device
-        self._rows = torch.arange(start, stop, device=device)
         self.where = torch.tensor(self.lengths, device=device)
+        self._places = self.where[:, None, None, None]
+        self._keys, self._values = (
+            by_layer(each[:, start:stop, :, : self.length + 1]) for each in (slots.keys, slots.values)
+        )
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Cache.append`, for T = 1: each row's token behind its own last one."""
-        found = []
-        for stored, new in ((self._slots.keys[layer], keys), (self._slots.values[layer], values)):
+        found = self._keys[layer], self._values[layer]
+        for stored, new in zip(found, (keys, values), strict=True):
             if self.even:
-                stored[self._start : self._stop, :, self.length] = new[:, :, 0]
+                stored.narrow(2, self.length, 1).copy_(new)
             else:
-                stored[self._rows, :, self.where] = new[:, :, 0]
-            found.append(stored[self._start : self._stop, :, : self.length + 1])
-        return found[0], found[1]
+                stored.scatter_(2, self._places.expand_as(new), new)
+        return found
 
     def advance(self, count: int) -> None:
         """Count the token as stored, in every layer."""
