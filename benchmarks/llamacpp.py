@@ -1,9 +1,9 @@
 """Reading and writing beside llama.cpp: ``python benchmarks/llamacpp.py [--runs 5] [--json]``.
 
-A language model of SmolLM2-135M's size with random weights, inside a LLaVA, goes through our own export to GGUF in f32,
-f16 and q8_0; llama.cpp reads the text's file. Both sides get the same 288 tokens and write greedily, one thread each, in
-turns; ours in float32, in bfloat16 as served (packed) and with 8 bits. In float32 both must write the same tokens before
-anything is timed. Pictures aren't part of it: llama.cpp reads them through another library.
+A language model of SmolLM2-135M's size with random weights, inside a LLaVA, goes through our own export to GGUF in
+f32, f16 and q8_0; llama.cpp reads the text's file. Both sides get the same 288 tokens and write greedily, one thread
+each, in turns; ours in float32, in bfloat16 as served (packed) and with 8 bits. In float32 both must write the same
+tokens before anything is timed. Pictures aren't part of it: llama.cpp reads them through another library.
 
 Every side is timed beside llama.cpp's file of the same size of numbers. The peer is no part of the project's
 environments: `pip install llama-cpp-python` builds it (a C++ compiler and cmake); without it nothing is measured.
