@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,3 +129,30 @@ def test_a_mistake_of_ours_while_a_folder_is_read_is_told_as_ours(
     monkeypatch.setattr("chiasm.weights.load.build_on_meta", lambda config: config.no_such_field)
     assert main(["inspect", str(folder), "a question", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "internal"
+
+
+@pytest.mark.parametrize("family", ["clip", "llava", "kimi_vl", "albef", "coca", "flamingo"])
+@pytest.mark.parametrize("count", [10**6, 10**18])
+def test_endless_layers_and_experts_are_refused_before_anything_is_built(family, count, tiny_folder, tmp_path) -> None:
+    folder = tmp_path / "endless"
+    shutil.copytree(tiny_folder(family), folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+
+    def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            if isinstance(inner, int) and re.search("layers?$|depth$|experts$", key):
+                yield (*path, key)
+            yield from places(inner, (*path, key))
+
+    found = list(places(config))
+    assert found
+    for *path, last in found:
+        broken = copy.deepcopy(config)
+        inner = broken
+        for key in path:
+            inner = inner[key]
+        inner[last] = count
+        (folder / "config.json").write_text(json.dumps(broken), "utf-8")
+        with pytest.raises(ConfigError) as caught:
+            chiasm.load(folder)
+        assert caught.value.code == "config_value" and str(count) in str(caught.value)

@@ -7,6 +7,7 @@ on the meta device, and only then assigns.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from chiasm.core.errors import CheckpointError, SourceError
+from chiasm.core.errors import CheckpointError, ConfigError, SourceError
 from chiasm.core.files import replacing, sync
 from chiasm.weights.files import BITS, Entry, read_header, read_json, write_json
 from chiasm.weights.meta import shapes_of
@@ -27,6 +28,8 @@ from chiasm.weights.table import Table, execute
 STEMS = ("model", "open_clip_model")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SHARD_BYTES = 5 * 10**9
+REPEATED = re.compile(r"(?:^|_)(layer|block|depth|expert)s?$")  # num_hidden_layers, n_layer, depth, n_routed_experts
+MOST_PARTS, MOST_EXPERTS = 1000, 100_000
 
 
 @dataclass(slots=True)
@@ -159,7 +162,36 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     config.pop("auto_map", None)
     if use_open_clip:
         config.setdefault("model_type", "open_clip")
+    _refuse_endless(folder, config)
     return config
+
+
+def _refuse_endless(folder: Path, config: Any) -> None:
+    """Nothing is built before its numbers of layers and experts are ones that a model can have.
+
+    Raises:
+        ConfigError: too many; the number and the limit are named.
+    """
+    most = {"layers": 1, "experts": 1}
+    for kind, count in _parts("", config):
+        most[kind] = max(most[kind], count)
+    told = (*((kind, count, MOST_PARTS) for kind, count in most.items()),
+            ("experts of all layers", math.prod(most.values()), MOST_EXPERTS))  # fmt: skip
+    for kind, count, limit in told:
+        if count > limit:
+            raise ConfigError("config_value", f"{folder}: a configuration of {count} {kind}, at most {limit} are built")
+
+
+def _parts(key: str, value: Any) -> Iterator[tuple[str, int]]:
+    """Numbers of layers and of experts, wherever they stand in a configuration."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _parts(str(name), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _parts(key, inner)
+    elif isinstance(value, int) and (found := REPEATED.search(key)):
+        yield ("experts" if found[1] == "expert" else "layers"), value
 
 
 def load_state(
