@@ -131,7 +131,7 @@ def test_a_mistake_of_ours_while_a_folder_is_read_is_told_as_ours(
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "internal"
 
 
-@pytest.mark.parametrize("family", ["clip", "llava", "kimi_vl", "albef", "coca", "flamingo"])
+@pytest.mark.parametrize("family", ["clip", "llava", "kimi_vl", "albef", "blip", "flamingo"])
 @pytest.mark.parametrize("count", [10**6, 10**18])
 def test_endless_layers_and_experts_are_refused_before_anything_is_built(family, count, tiny_folder, tmp_path) -> None:
     folder = tmp_path / "endless"
