@@ -81,6 +81,8 @@ def test_n_and_seeds(client: openai.OpenAI) -> None:
     assert len(set(texts)) > 1 and [choice.index for choice in one.choices] == [0, 1, 2]
     first = client.chat.completions.create(**{**asked, "n": 1}, seed=6)
     assert first.choices[0].message.content == texts[1]
+    huge = client.chat.completions.create(**{**asked, "n": 1}, seed=2**63 + 6)
+    assert huge.choices[0].message.content == first.choices[0].message.content
 
 
 def test_stop_ends_a_reply(client: openai.OpenAI) -> None:

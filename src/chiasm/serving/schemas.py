@@ -154,7 +154,7 @@ class ChatRequest(_Asked):
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     n: int | None = Field(default=None, ge=1, le=16)
     stop: Name | Annotated[list[Name], Field(max_length=16)] | None = None
-    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
+    seed: int | None = None  # modulo 2⁶³: clients that count in floating point can't keep to a limit there
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
