@@ -15,7 +15,7 @@ from chiasm.training.config import AdamW, Cosine, Group
 
 if TYPE_CHECKING:
     from chiasm.models.model import Model
-    from chiasm.objectives.fusion import MaskedText
+    from chiasm.objectives.fusion import AlignAndFuse, MaskedText, WrittenText
     from chiasm.processing.tokenizer import Tokenizer
     from chiasm.vision.cells import CellTower, CellTowerConfig
     from chiasm.vision.hybrid import HybridConfig
@@ -26,9 +26,10 @@ PACKS = ("stamps", "openmoji", "clipart")
 SIZE, PATCH, WIDTH, LAYERS, CONTEXT = 96, 16, 128, 4, 128
 FLOOR = 0.002  # beside the hardest wrong pairs, a little for easy ones; with 0.05 the head was too weak to re-rank
 HIDDEN = 0.4  # share of words: captions of eight words have little to hide at 0.15
-# The copy lags by some 30 steps of a few hundred; 0.995 belongs to runs of a hundred thousand. It fills no queue: from
-# scratch, a model lowers its loss by drifting away from what the queue remembers, and learns no pair (docs/results.md).
-MOMENTUM = 0.97
+MOMENTUM = 0.97  # the copy lags by some 30 steps of a few hundred; 0.995 belongs to runs of a hundred thousand
+# Its queue counts from half of the steps on: from scratch, a model lowers that loss by drifting away from what a queue
+# remembers, and learns no pair (docs/results.md).
+QUEUE, QUEUE_FROM = 1024, 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,6 +177,14 @@ def _masked() -> MaskedText:
     return MaskedText(mask_id=mask, control_ids=tuple(sorted(tokenizer.control_ids)), share=HIDDEN)
 
 
+def _aligned(text: MaskedText | WrittenText) -> AlignAndFuse:
+    from chiasm.objectives.fusion import AlignAndFuse
+
+    return AlignAndFuse(
+        text=text, queue_size=QUEUE, queue_from=QUEUE_FROM, momentum=MOMENTUM, ramp_steps=200, floor=FLOOR
+    )
+
+
 def _pico() -> Run:
     """What all of them share."""
     return Run(
@@ -193,22 +202,15 @@ def _pico() -> Run:
 @recipe(family="blip", scale="pico", needs=NEEDS)
 def blip_pico() -> Run:
     """Contrast with a momentum copy, matching and captions over one tied text tower."""
-    from chiasm.objectives.fusion import AlignAndFuse, WrittenText
+    from chiasm.objectives.fusion import WrittenText
 
-    text = WrittenText()
-    return replace(
-        _pico(), objective=AlignAndFuse(text=text, queue_size=None, momentum=MOMENTUM, ramp_steps=200, floor=FLOOR)
-    )
+    return replace(_pico(), objective=_aligned(WrittenText()))
 
 
 @recipe(family="albef", scale="pico", needs=NEEDS)
 def albef_pico() -> Run:
-    """Contrast with a momentum copy, matching and masked words."""
-    from chiasm.objectives.fusion import AlignAndFuse
-
-    return replace(
-        _pico(), objective=AlignAndFuse(text=_masked(), queue_size=None, momentum=MOMENTUM, ramp_steps=200, floor=FLOOR)
-    )
+    """Contrast with a momentum copy and a queue, matching and masked words."""
+    return replace(_pico(), objective=_aligned(_masked()))
 
 
 @recipe(family="vilt", scale="pico", needs=NEEDS)

@@ -75,16 +75,24 @@ def _cells(run: Run, steps: int = 300, rate: float = 1e-3) -> Run:
     )
 
 
+def _unqueued(run: Run) -> Run:
+    """The same without a queue, which a few hundred steps learn less with (docs/results.md)."""
+    from chiasm.objectives.fusion import AlignAndFuse
+
+    assert isinstance(run.objective, AlignAndFuse)
+    return replace(run, objective=replace(run.objective, queue_size=None, queue_from=0))
+
+
 @recipe(family="blip", scale="pico", needs=NEEDS)
 def blip_cells() -> Run:
     """BLIP's three losses over stored cells."""
-    return _cells(blip_pico())
+    return _unqueued(_cells(blip_pico()))
 
 
 @recipe(family="albef", scale="pico", needs=NEEDS)
 def albef_cells() -> Run:
     """ALBEF's three losses over stored cells."""
-    return _cells(albef_pico())
+    return _unqueued(_cells(albef_pico()))
 
 
 @recipe(family="albef", scale="pico", needs=NEEDS)
