@@ -31,6 +31,11 @@ def test_gradients_in_bfloat16_are_float32s_rounded(masked, keys, autocast):
     wide = allowed.double() if masked == "bias" else allowed
     expected = F.scaled_dot_product_attention(*exact, attn_mask=wide, scale=0.3)
     assert found.dtype == torch.bfloat16 and found.shape == expected.shape
+    if keys <= FEW_KEYS:  # the products are float32's, not bfloat16's
+        whole = [x.detach().float() for x in ours]
+        bias = allowed.float() if masked == "bias" else allowed
+        float32 = F.scaled_dot_product_attention(*whole, attn_mask=bias, scale=0.3)
+        assert torch.equal(found.detach(), float32.bfloat16())
     weights = torch.randn(found.shape).bfloat16()
     found.backward(weights)
     expected.backward(weights.double())

@@ -61,7 +61,8 @@ class ModelPredictor:
 
     def similarity_scale(self) -> float:
         """What cosines are multiplied by in the softmax of a model that embeds and matches."""
-        return float(self.model.module.similarity_scale)
+        scale = self.model.module.similarity_scale
+        return float(scale.detach() if hasattr(scale, "detach") else scale)
 
     def ground(self, image: Any, phrase: str) -> dict[str, Any]:
         """``boxes`` and ``points``, as plain numbers."""

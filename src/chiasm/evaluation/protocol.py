@@ -132,7 +132,6 @@ class Predictor(Protocol):
 
     def similarity_scale(self) -> float:
         """What cosines are multiplied by in the softmax of a model that embeds and matches."""
-        ...
 
     def ground(self, image: Any, phrase: str) -> dict[str, Any]:
         """``boxes`` and ``points`` in original pixels, best first."""

@@ -88,6 +88,15 @@ def multimodal_positions(
     return positions
 
 
+def counted(base: torch.Tensor | None, batch: Batch) -> torch.Tensor:
+    """(B, T) positions of a batch: those that are known, else one after the other."""
+    if base is not None:
+        return base
+    assert batch.input_ids is not None
+    rows, length = batch.input_ids.shape
+    return torch.arange(length, device=batch.input_ids.device).expand(rows, -1)
+
+
 def following(batch: Batch, span: ImageSpan) -> torch.Tensor:
     """(T,) bool: the tokens of a picture's row whose positions count on from it."""
     assert batch.input_ids is not None

@@ -178,12 +178,12 @@ class Albef(_Towers):
 
     def logits(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """(I, E) and (B, E) embeddings → (I, B) similarities over the temperature."""
-        return images @ texts.T / self.temperature
+        return images @ texts.T * self.similarity_scale
 
     @property
-    def similarity_scale(self) -> float:
+    def similarity_scale(self) -> torch.Tensor:
         """What similarities are multiplied by."""
-        return 1 / self.temperature.item()
+        return 1 / self.temperature
 
     def match_scores(
         self, texts: TextStates, images: torch.Tensor, record: dict[int, list[torch.Tensor]] | None = None

@@ -128,13 +128,12 @@ class Blip(Seeing, CrossAttentionLM):
 
     def logits(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """(I, E) and (B, E) embeddings → (I, B) similarities over the temperature."""
-        temperature = self.temperature if self.temperature is not None else self.config.temperature
-        return images @ texts.T / temperature
+        return images @ texts.T * self.similarity_scale
 
     @property
-    def similarity_scale(self) -> float:
+    def similarity_scale(self) -> torch.Tensor | float:
         """What similarities are multiplied by."""
-        return 1 / (self.config.temperature if self.temperature is None else self.temperature.item())
+        return 1 / (self.config.temperature if self.temperature is None else self.temperature)
 
     @property
     def start_id(self) -> int:

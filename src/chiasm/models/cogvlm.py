@@ -15,7 +15,7 @@ import torch
 from chiasm.connectors.glu_adapter import GLUAdapterConfig
 from chiasm.core.batch import Batch
 from chiasm.core.registry import Family, register
-from chiasm.fusion.native_splice import following
+from chiasm.fusion.native_splice import counted, following
 from chiasm.fusion.routed_weights import ExpertDecoderConfig
 from chiasm.fusion.splice import SplicedLM
 from chiasm.models.assembly import Parts, vit
@@ -78,11 +78,7 @@ class CogVLM(SplicedLM):
         base = super().positions(batch, attend)
         if not batch.spans:
             return base
-        assert batch.input_ids is not None
-        if base is None:
-            rows, length = batch.input_ids.shape
-            base = torch.arange(length, device=batch.input_ids.device).expand(rows, -1)
-        positions = base.clone()
+        positions = counted(base, batch).clone()
         for span in batch.spans:
             start = int(positions[span.row, span.start])
             positions[span.row, span.start + 1 : span.stop - 1] = start + 1

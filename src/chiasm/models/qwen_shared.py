@@ -8,7 +8,7 @@ import torch
 
 from chiasm.core.batch import Batch
 from chiasm.core.errors import ConfigError
-from chiasm.fusion.native_splice import NativeSplicedLM, multimodal_positions
+from chiasm.fusion.native_splice import NativeSplicedLM, counted, multimodal_positions
 from chiasm.models.assembly import Parts
 from chiasm.processing.miniature import tiny_tokenizer
 from chiasm.processing.packed_processor import PackedImageProcessor
@@ -61,12 +61,8 @@ class TurningLM(NativeSplicedLM):
         base = super().positions(batch, attend)
         if not batch.spans:
             return base
-        assert batch.input_ids is not None
-        if base is None:
-            rows, length = batch.input_ids.shape
-            base = torch.arange(length, device=batch.input_ids.device).expand(rows, -1)
         return multimodal_positions(
-            base, batch, tokens_per_second=self.tokens_per_second, past_time=self.config.past_time
+            counted(base, batch), batch, tokens_per_second=self.tokens_per_second, past_time=self.config.past_time
         )
 
 

@@ -206,8 +206,8 @@ def attended(
 ) -> torch.Tensor:
     """softmax(s·QKᵀ)V on torch's fused kernels.
 
-    A processor's kernel for gradients in bfloat16 takes up to twelve times as long as in float32 where there are few
-    keys: there it is computed in float32.
+    A processor's kernel for gradients in bfloat16 takes many times as long as in float32 where there are few keys:
+    there it is computed in float32.
 
     Args:
         q, k, v: (B, H, Q, C), (B, H, S, C), (B, H, S, C).
@@ -219,8 +219,9 @@ def attended(
     Returns:
         (B, H, Q, C).
     """
-    half = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
-    if not half or not q.requires_grad or k.shape[2] > FEW_KEYS:
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
+    learns = q.requires_grad or k.requires_grad or v.requires_grad
+    if q.device.type != "cpu" or kind != torch.bfloat16 or not learns or k.shape[2] > FEW_KEYS:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal, scale=scale)
     if allowed is not None and allowed.is_floating_point():
         allowed = allowed.float()

