@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from hostile import attacks, description, loads
-from hostile.server import Served, miniatures
+from hostile.server import Served, indexed, miniatures
 
 STAGES: dict[str, Callable[[Served, float], dict[str, Any]]] = {
     "pictures": attacks.pictures,
@@ -40,7 +40,7 @@ STAGES: dict[str, Callable[[Served, float], dict[str, Any]]] = {
 @contextmanager
 def served(folders: dict[str, Path], place: Path) -> Iterator[Served]:
     """A server, ended as an operator would."""
-    server = Served(folders, place)
+    server = Served(folders, place, *indexed(folders["clip"], place))
     try:
         yield server
     finally:

@@ -28,6 +28,19 @@ def miniatures(place: Path) -> dict[str, Path]:
     return folders
 
 
+def indexed(model: Path, place: Path) -> list[str]:
+    """Two indexes, ``mine`` and ``theirs``, of a few pictures by a model that embeds, as words for `chiasm serve`."""
+    pictures = place / "pictures"
+    pictures.mkdir()
+    for name, colour in {"red": (200, 30, 40), "blue": (20, 30, 220)}.items():
+        (pictures / f"{name}.png").write_bytes(encoded(colour=colour))
+    folders = [place / "mine", place / "theirs"]
+    for folder in folders:
+        words = ["index", "add", str(folder), str(pictures), "--model", str(model)]
+        subprocess.run([sys.executable, "-m", "chiasm", *words], check=True, capture_output=True)
+    return [word for folder in folders for word in ("--index", str(folder))]
+
+
 def encoded(kind: str = "PNG", size: tuple[int, int] = (48, 32), colour: tuple[int, int, int] = (200, 30, 40)) -> bytes:
     """A small picture as a file's bytes."""
     file = io.BytesIO()

@@ -184,6 +184,20 @@ def test_conversations(fails: Fails, tiny_folder: Make, tmp_path: Path) -> None:
     assert fails("embed", tiny_folder("clip"), "--text", "word " * 200) == "text_too_long"
 
 
+def test_indexes(fails: Fails, tiny_folder: Make, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    assert fails("index", "add", tmp_path / "index", pictures, "--model", tiny_folder("clip")) == "folder_no_pictures"
+    Image.new("RGB", (8, 8)).save(pictures / "a.png")
+    assert fails("index", "add", tmp_path / "index", pictures, code=2) == "usage"  # which model is not said
+    assert fails("index", "add", tmp_path, pictures, "--model", tiny_folder("clip")) == "index_exists"
+    assert fails("index", "add", tmp_path / "index", pictures, "--model", tiny_folder("llava")) == "capability_missing"
+    assert fails("index", "info", tmp_path / "index") == "index_missing"
+    assert fails("index", "remove", tmp_path / "index", "--gone") == "index_missing"
+    assert fails("search", tmp_path / "index", "a cat") == "index_missing"
+    assert not (tmp_path / "index").exists()
+
+
 def test_new(fails: Fails, tmp_path: Path) -> None:
     assert fails("new", "nonsense", "--tiny", "--out", tmp_path / "x") == "family_unknown"
     assert not (tmp_path / "x").exists()
@@ -213,6 +227,11 @@ def test_new(fails: Fails, tmp_path: Path) -> None:
         ["embed", "model"],
         ["embed", "model", "--text", "a", "--out", "vectors.txt"],
         ["match", "model", "a.png", "b.png", "--text", "one"],
+        ["index", "add", "index"],
+        ["index", "remove", "index"],
+        ["search", "index"],
+        ["search", "index", "a cat", "--image", "cat.png"],
+        ["search", "index", "a cat", "--limit", "0"],
         ["new", "--tiny", "--out", "folder"],
         ["new", "clip", "--out", "folder"],
         ["convert", "file.pt"],

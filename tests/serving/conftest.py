@@ -15,6 +15,8 @@ from PIL import Image
 from tests.serving.live import Live
 
 import chiasm
+from chiasm.search.adding import Adding, named_files
+from chiasm.search.index import About, PictureIndex, probed
 from chiasm.serving.engine import BatchingEngine
 from chiasm.serving.local import LocalHost
 from chiasm.serving.running import guarded_hosts
@@ -34,6 +36,7 @@ def data_uri(data: bytes) -> str:
 
 
 RED, BLUE = data_uri(encoded()), data_uri(encoded(colour=(20, 30, 220)))
+COLOURS = {"red": (200, 30, 40), "green": (20, 200, 40), "blue": (20, 30, 220)}
 CHAT = {"model": "llava", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 
 
@@ -63,6 +66,22 @@ def live(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         media=MediaLimits(max_bytes=100_000),
     )  # fmt: skip
     return Live(hosts, settings, tmp_path_factory.mktemp("live"))
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_folder: Callable[[str], Path]) -> chiasm.Model:
+    return chiasm.load(str(tiny_folder("clip")))
+
+
+@pytest.fixture(scope="module")
+def index(clip: chiasm.Model, tmp_path_factory: pytest.TempPathFactory) -> PictureIndex:
+    folder = tmp_path_factory.mktemp("indexed")
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (24, 16), colour).save(folder / f"{name}.png")
+    index = PictureIndex.create(folder / "index", About("clip", probed(clip)))
+    paths = [str(path) for path in sorted(folder.glob("*.png"))]
+    Adding(index, clip, lambda file: None, lambda file, error: None).run(named_files(paths, folder))
+    return index
 
 
 class Canary:

@@ -28,6 +28,8 @@ def map_body(context: Any, body: Any) -> Any:
     body = _nearer(body, chance)
     if isinstance(body.get("model"), str):
         body["model"] = chance.choice(MODELS)
+    if isinstance(body.get("index"), str):
+        body["index"] = "mine"
     if isinstance(body.get("input"), str) and "labels" in body:
         body["input"] = _PICTURE
     for limit in ("max_tokens", "max_completion_tokens"):

@@ -26,9 +26,11 @@ def until(true: Callable[[], bool], seconds: float = 20) -> None:
 class Live:
     """A server in a thread of this process."""
 
-    def __init__(self, hosts: Mapping[str, Any], settings: Settings, folder: Path) -> None:
+    def __init__(
+        self, hosts: Mapping[str, Any], settings: Settings, folder: Path, indexes: Mapping[str, Any] | None = None
+    ) -> None:
         self.hosts, ready = dict(hosts), folder / f"ready-{id(self)}"
-        app = create_app(hosts, settings)
+        app = create_app(hosts, settings, indexes)
         threading.Thread(target=listen, args=(app, "127.0.0.1", 0), kwargs={"ready_file": ready}, daemon=True).start()
         until(ready.exists, 30)
         self.url = ready.read_text().strip()

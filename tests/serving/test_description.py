@@ -12,17 +12,20 @@ import pytest
 from tests.serving.live import Live
 
 import chiasm
+from chiasm.search.index import PictureIndex
 from chiasm.serving.engine import BatchingEngine
 from chiasm.serving.local import LocalHost
+from chiasm.serving.searching import Searched
 from chiasm.serving.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def live(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Live:
+def live(tiny_folder: Callable[[str], Path], index: PictureIndex, tmp_path_factory: pytest.TempPathFactory) -> Live:
     hosts = {name: LocalHost(BatchingEngine(chiasm.load(str(tiny_folder(name))))) for name in ("llava", "clip")}
-    return Live(hosts, Settings(max_new_tokens=64), tmp_path_factory.mktemp("live"))
+    searched = dict.fromkeys(("mine", "theirs"), Searched(index, "clip"))  # of two, one must be named
+    return Live(hosts, Settings(max_new_tokens=64), tmp_path_factory.mktemp("live"), searched)
 
 
 @pytest.mark.parametrize("hooked", [False, True], ids=["as generated", "with served models and real pictures"])
@@ -40,4 +43,4 @@ def test_schemathesis_finds_nothing(live: Live, tmp_path: Path, hooked: bool) ->
         timeout=300,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    assert "10 passed" in done.stdout
+    assert "11 passed" in done.stdout

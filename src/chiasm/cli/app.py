@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 VERBS = (
-    "ask", "caption", "classify", "embed", "match", "ground", "locate", "inspect", "verify", "models", "new", "convert",
-    "export", "doctor", "demo", "train", "eval", "compare", "curate", "data", "serve",
+    "ask", "caption", "classify", "embed", "match", "ground", "locate", "index", "search", "inspect", "verify",
+    "models", "new", "convert", "export", "doctor", "demo", "train", "eval", "compare", "curate", "data", "serve",
 )  # fmt: skip
 
 

@@ -43,10 +43,12 @@ def compare(
             "recipes, --budget and --out are needed",
             hint="chiasm compare clip_pico siglip_pico --data scenes:train:captions --budget 400steps --out runs/c",
         )
+    from chiasm.core.devices import keep_memory
     from chiasm.recipes.comparing import text_table
     from chiasm.recipes.comparison import Comparison, held_out_of
     from chiasm.recipes.comparison import compare as run
 
+    keep_memory()
     asked = Comparison(
         recipes=tuple(_plain(name) for name in recipes),
         data=data,

@@ -54,7 +54,9 @@ class Loading(Output):
             The model, ready to run.
         """
         import chiasm
+        from chiasm.core.devices import keep_memory
 
+        keep_memory()
         return chiasm.load(**self.arguments(source))
 
     def arguments(self, source: str) -> dict[str, Any]:

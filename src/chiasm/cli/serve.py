@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from chiasm.cli.options import LOADING, Loading
 from chiasm.cli.output import UsageError, emit, note, say
 
 if TYPE_CHECKING:
+    from chiasm.search.index import PictureIndex
     from chiasm.serving.settings import Settings
     from chiasm.serving.supervisor import EngineProcess
 
@@ -28,6 +30,7 @@ def serve(
     allow_local_media: Path | None = None,
     max_queue: int = 64,
     max_batch: int = 8,
+    index: tuple[Path, ...] = (),
     options: Loading = LOADING,
 ) -> None:
     """Serve models over HTTP: chiasm serve MODEL [MODEL...] --port 8000.
@@ -44,9 +47,10 @@ def serve(
         allow_local_media: Folder whose pictures requests may name by path.
         max_queue: Requests that may wait; more are answered with 429.
         max_batch: Replies written at once.
+        index: Index of pictures to search, from chiasm index add with one of the models; may be repeated.
     """
     _check_numbers(port, max_queue, max_batch, allow_local_media)
-    create_app, guarded_hosts, listen = _server()
+    attach, create_app, guarded_hosts, listen = _server()
     from chiasm.serving.settings import Settings
 
     api_key = api_key if api_key is not None else os.environ.get("CHIASM_API_KEY")
@@ -58,6 +62,7 @@ def serve(
         max_queue=max_queue,
         max_batch=max_batch,
     )
+    indexes = {name: _index(path) for name, path in _named(index, "index").items()}
     engines = _engines(_named((model, *more)), settings, deterministic=deterministic, options=options)
 
     def tell(url: str) -> None:
@@ -69,7 +74,8 @@ def serve(
     try:
         for engine in engines.values():
             _ = engine.card  # loaded, or the reason why not
-        listen(create_app(engines, settings), host, port, ready_file=ready_file, on_url=tell)
+        searched = asyncio.run(attach(indexes, engines, settings.request_seconds))
+        listen(create_app(engines, settings, searched), host, port, ready_file=ready_file, on_url=tell)
     finally:
         for engine in engines.values():
             engine.close(0)
@@ -84,30 +90,38 @@ def _check_numbers(port: int, max_queue: int, max_batch: int, folder: Path | Non
         raise UsageError(f"--allow-local-media {folder} is not a folder")
 
 
-def _server() -> tuple[Any, Any, Any]:
-    """What needs the packages of `chiasm[serve]`: create_app, guarded_hosts, listen."""
+def _server() -> tuple[Any, Any, Any, Any]:
+    """What needs the packages of `chiasm[serve]`: attach, create_app, guarded_hosts, listen."""
     from chiasm.core.errors import ChiasmError
 
     try:
         from chiasm.serving.app import create_app
         from chiasm.serving.running import guarded_hosts, listen
+        from chiasm.serving.searching import attach
     except ModuleNotFoundError as error:
         what = f"the package {error.name!r} is not installed"
         raise ChiasmError("package_missing", what, hint='pip install "chiasm[serve]"') from None
-    return create_app, guarded_hosts, listen
+    return attach, create_app, guarded_hosts, listen
 
 
-def _named(sources: Sequence[str]) -> dict[str, str]:
+def _named(sources: Sequence[str | Path], kind: str = "model") -> dict[str, str]:
     """Sources by the names that clients use: a folder's own, since where it stands is nobody's business."""
     from chiasm.core.errors import ConfigError
 
     names: dict[str, str] = {}
-    for source in sources:
+    for source in map(str, sources):
         name = Path(source).resolve().name if Path(source).is_dir() else source
         if name in names:
-            raise ConfigError("model_twice", f"2 models are called {name!r}", hint="give the folders different names")
+            what = f"{kind} {name!r} is there 2 times"
+            raise ConfigError(f"{kind}_twice", what, hint="give the folders different names")
         names[name] = source
     return names
+
+
+def _index(folder: str) -> PictureIndex:
+    from chiasm.search.index import PictureIndex
+
+    return PictureIndex(Path(folder))
 
 
 def _engines(

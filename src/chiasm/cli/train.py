@@ -58,8 +58,10 @@ def train(
         raise UsageError("--out is needed", hint=f"chiasm train {run.recipe} --out runs/{run.recipe}")
     if prove_resume:
         return _prove(run, out, options)
+    from chiasm.core.devices import keep_memory
     from chiasm.recipes.running.carry import Manner, carry_out
 
+    keep_memory()
     manner = Manner(resume=resume, deterministic=deterministic, loss_log=loss_log, device=device)
     finished = carry_out(run, out, manner, note)
     if os.environ.get("RANK", "0") != "0":

@@ -31,3 +31,18 @@ def device_called(name: str) -> torch.device:
         what = f"device {name!r} can't be used: {reason}"
         raise ConfigError("device_unavailable", what, hint="--device cpu") from None
     return device
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory that it has used: for programs that run a model again and again.
+
+    The GNU C library gives blocks of over 32 MB back at once and asks for them anew, and the kernel clears each page
+    again; activations of a batch are such blocks. Other C libraries are left as they are.
+    """
+    import ctypes
+    import sys
+
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        trim_threshold, mmap_max = -1, -4
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 
 import chiasm
 from chiasm.core.errors import CapabilityError
-from chiasm.serving import chat, documents, exchange, faults, messages, schemas, seeing, vectors
+from chiasm.serving import chat, documents, exchange, faults, messages, schemas, searching, seeing, vectors
 from chiasm.serving.decoders import Decoders
 from chiasm.serving.description import describe
 from chiasm.serving.doors import Doors
@@ -47,10 +47,13 @@ class Server:
     Args:
         hosts: by the name of their model.
         settings: limits and permissions.
+        indexes: pictures that can be searched, by name.
     """
 
-    def __init__(self, hosts: Mapping[str, Host], settings: Settings) -> None:
-        self.hosts, self.settings = dict(hosts), settings
+    def __init__(
+        self, hosts: Mapping[str, Host], settings: Settings, indexes: Mapping[str, searching.Searched]
+    ) -> None:
+        self.hosts, self.settings, self.indexes = dict(hosts), settings, dict(indexes)
         media = settings.media
         fetcher = (
             Fetcher(settings.media_hosts, media.max_bytes, media.fetch_seconds, media.max_redirects)
@@ -118,17 +121,20 @@ class Server:
         self.gate.close()
 
 
-def create_app(hosts: Mapping[str, Host], settings: Settings) -> FastAPI:
+def create_app(
+    hosts: Mapping[str, Host], settings: Settings, indexes: Mapping[str, searching.Searched] | None = None
+) -> FastAPI:
     """Build the application.
 
     Args:
         hosts: one a model, by the name that clients use; they are closed with the application.
         settings: limits and permissions.
+        indexes: pictures that can be searched, from `searching.attach`.
 
     Returns:
         An ASGI application.
     """
-    server = Server(hosts, settings)
+    server = Server(hosts, settings, indexes or {})
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -140,7 +146,10 @@ def create_app(hosts: Mapping[str, Host], settings: Settings) -> FastAPI:
         title="chiasm", version=chiasm.__version__, openapi_url=None, docs_url=None, redoc_url=None, lifespan=life,
         responses=_FAILURES,
     )  # fmt: skip
-    _add_models(app, server)
+    _add_chat(app, server)
+    _add_tasks(app, server)
+    _add_search(app, server)
+    _add_list(app, server)
     _add_state(app, server)
     faults.install(app)
     describe(app, guarded=settings.api_key is not None)
@@ -151,15 +160,7 @@ def create_app(hosts: Mapping[str, Host], settings: Settings) -> FastAPI:
     return app
 
 
-def _add_models(app: FastAPI, server: Server) -> None:
-    async def done(request: Request, host: Host, name: str, asked: Any, sources: Sequence[tuple[str, str]]) -> Response:
-        async def work() -> Response:
-            task = Task(name, asked, await server.pictures(request, sources))
-            (document,) = await exchange.results(host, [task], server.settings.request_seconds)
-            return Response(document, media_type="application/json")
-
-        return await exchange.unless_gone(request, work())
-
+def _add_chat(app: FastAPI, server: Server) -> None:
     @app.post("/v1/chat/completions", response_model=None, responses=_CHAT, summary="Answer a conversation")
     async def complete(request: Request, asked: schemas.ChatRequest) -> Response:
         host = server.host(asked.model, "generate")
@@ -179,6 +180,16 @@ def _add_models(app: FastAPI, server: Server) -> None:
             return StreamingResponse(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
         return await exchange.unless_gone(request, streamed() if asked.stream else whole())
+
+
+def _add_tasks(app: FastAPI, server: Server) -> None:
+    async def done(request: Request, host: Host, name: str, asked: Any, sources: Sequence[tuple[str, str]]) -> Response:
+        async def work() -> Response:
+            task = Task(name, asked, await server.pictures(request, sources))
+            (document,) = await exchange.results(host, [task], server.settings.request_seconds)
+            return Response(document, media_type="application/json")
+
+        return await exchange.unless_gone(request, work())
 
     @app.post("/v1/embeddings", response_model=documents.EmbeddingDocument, summary="Embed texts and pictures")
     async def embed(request: Request, asked: schemas.EmbeddingRequest) -> Any:
@@ -203,6 +214,22 @@ def _add_models(app: FastAPI, server: Server) -> None:
         server.check_text(messages.length(asked.messages), "messages")
         return await done(request, host, "inspect", asked, messages.sources(asked.messages))
 
+
+def _add_search(app: FastAPI, server: Server) -> None:
+    @app.post("/v1/images/search", response_model=documents.SearchDocument, summary="Find pictures of an index")
+    async def search(request: Request, asked: schemas.SearchRequest) -> Any:
+        name, searched = searching.chosen(server.indexes, asked)
+        server.check_text(len(asked.query) if isinstance(asked.query, str) else 0, "query")
+
+        async def work() -> Response:
+            pictures = await server.pictures(request, searching.source(asked))
+            host, seconds = server.hosts[searched.model], server.settings.request_seconds
+            return JSONResponse(await searching.answer(name, searched, host, asked, pictures, seconds))
+
+        return await exchange.unless_gone(request, work())
+
+
+def _add_list(app: FastAPI, server: Server) -> None:
     def described(name: str, host: Host) -> dict[str, Any]:
         return {
             "id": name,

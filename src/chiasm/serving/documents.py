@@ -158,6 +158,24 @@ class GroundDocument(BaseModel):
     clipped: int
 
 
+class FoundPicture(BaseModel):
+    """One picture of an index: its row, its file's name from the folder that was indexed, its sides, the cosine."""
+
+    id: str
+    filename: str
+    size: list[int]
+    score: float
+
+
+class SearchDocument(BaseModel):
+    """The likest pictures, best first."""
+
+    object: Literal["list"] = "list"
+    index: str
+    model: str
+    data: list[FoundPicture]
+
+
 class SeenPicture(BaseModel):
     """One picture as the model sees it."""
 

@@ -239,6 +239,15 @@ class ClassifyRequest(_Asked):
     templates: list[Annotated[Text, Field(max_length=1024)]] | None = Field(default=None, min_length=1, max_length=128)
 
 
+class SearchRequest(_Asked):
+    """What to find in an index of pictures; the names are those of OpenAI's search in a vector store."""
+
+    index: Name | None = Field(default=None, description="which one; may be left out where there is one")
+    model: Name | None = Field(default=None, description="the index's own, or left out")
+    query: Annotated[Text, Field(min_length=1)] | PicturePart
+    max_num_results: int | None = Field(default=None, ge=1, le=1000, description="10 where nothing is said")
+
+
 class GroundRequest(_Asked):
     """A picture in which a phrase is to be found."""
 
