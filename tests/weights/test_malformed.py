@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import random
 import re
@@ -17,6 +18,7 @@ import torch
 import chiasm
 from chiasm.cli import main
 from chiasm.core.errors import ChiasmError, ConfigError
+from chiasm.core.registry import family
 from chiasm.nn.norms import RMSNorm
 from chiasm.weights.malformed import said_by
 
@@ -25,7 +27,7 @@ JUNK: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["llava", "clip", "qwen2_vl", "internvl"])
+@pytest.fixture(scope="module", params=["llava", "clip", "qwen2_vl", "internvl", "internvl_c", "vse"])
 def folder(request, tmp_path_factory) -> Path:
     place: Path = tmp_path_factory.mktemp("malformed") / request.param
     chiasm.new(request.param).save(place)
@@ -64,13 +66,68 @@ def test_what_stands_where_it_can_not_is_refused_or_harmless(folder: Path, tmp_p
     assert refused >= 5
 
 
-def test_the_folder_is_named(tmp_path: Path) -> None:
-    chiasm.new("llava").save(tmp_path / "model")
-    stored = json.loads((tmp_path / "model" / "config.json").read_text("utf-8"))
-    (tmp_path / "model" / "config.json").write_text(json.dumps(stored | {"projector_hidden_act": [1]}), "utf-8")
+def test_the_folder_and_the_value_are_named(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"error\[config_malformed\]: .*model: its configuration") as caught:
-        chiasm.load(tmp_path / "model")
+        chiasm.load(changed(tiny_folder("llava"), tmp_path / "model", "architectures", 3))
     assert isinstance(caught.value.__cause__, TypeError)
+    assert "can't be used: architectures is 3 ('int' object" in str(caught.value)
+
+
+def changed(folder: Path, into: Path, place: str, value: Any) -> Path:
+    """A copy of a folder, one value of its config.json another."""
+    shutil.copytree(folder, into)
+    stored = inner = json.loads((into / "config.json").read_text("utf-8"))
+    *path, last = (int(key) if key.isdigit() else key for key in place.split("."))
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    (into / "config.json").write_text(json.dumps(stored), "utf-8")
+    return into
+
+
+@pytest.mark.parametrize(
+    ("family", "place", "value", "told"),
+    [
+        ("minigpt4", "config.vision.num_heads", -1, "config.vision.num_heads is -1, not a whole number from 1"),
+        ("flamingo", "config.language.hidden_dim", 0, "config.language.hidden_dim is 0, not a whole number from 1"),
+        ("nano", "config.vision.image_size", 2**20, "config.vision.image_size is 1048576, not a whole"),
+        ("internvl", "text_config.rms_norm_eps", -2.5, "config.language.norm_eps is -2.5, not a number from 0"),
+        ("kimi_vl", "vision_config.num_attention_heads", 10**30, "config.vision.num_heads is 1000"),
+        ("kimi_vl", "text_config.num_experts_per_tok", 2**20, "a token takes 1048576 experts of 8"),
+        ("kimi_vl", "text_config.topk_group", 7, "experts of 7 groups of 4, in which 8 experts"),
+        ("llava", "projector_hidden_act", [1], "config.connector.act is [1], not str"),
+        ("vse", "config.vision.stages.0.0", 2**31 - 1, "takes over 50000 steps to build"),
+        ("blip2_retrieval", "config.connector.output_dim", 7, "(assert shape.text is not None"),
+        ("internvl_c", "config.language.inner_norms", True, "config.language.inner_norms is True (a gated MLP has no"),
+        ("xcomposer", "image_token_id", 2**20, "config.json names token 1048576, the tokenizer has"),
+        ("nano", "frozen", [3], "config.json.frozen is [3], not parts and their towers"),
+        ("qwen2_vl", "text_config.rope_parameters", 3, "rope_parameters is a int, not an object"),
+    ],
+)
+def test_a_value_is_told_with_what_can_stand_there(family, place, value, told, tiny_folder, tmp_path) -> None:
+    folder = changed(tiny_folder(family), tmp_path / "broken", place, value)
+    with pytest.raises(ConfigError) as caught:
+        chiasm.load(folder)
+    assert told in str(caught.value)
+
+
+def test_a_tokenizers_fault_is_not_laid_on_the_configuration(tiny_folder, tmp_path, monkeypatch) -> None:
+    folder = changed(tiny_folder("llava"), tmp_path / "broken", "projector_hidden_act", "gelu")
+
+    def fails(config: Any, parts: Any) -> None:
+        raise KeyError("no such word")
+
+    has = family("llava")
+    monkeypatch.setattr("chiasm.weights.load.family", lambda name: dataclasses.replace(has, processor=fails))
+    with pytest.raises(ConfigError, match=r"can't be used \(nothing is known by the name 'no such word'\)"):
+        chiasm.load(folder)
+
+
+def test_a_line_stays_one_whatever_stands_in_the_file(tiny_folder, tmp_path) -> None:
+    folder = changed(tiny_folder("clip"), tmp_path / "broken", "model_type", "x\n" * 10**6)
+    with pytest.raises(ConfigError) as caught:
+        chiasm.load(folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 2000
 
 
 def takes_one(value: int) -> int:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+LONGEST = 1500  # characters of what happened; a value that a hostile file made longer is cut in the middle
+
 
 class ChiasmError(ValueError):
     """A user's mistake or a bad input; never our own bug (those are `assert`s).
@@ -16,6 +18,8 @@ class ChiasmError(ValueError):
     """
 
     def __init__(self, code: str, what: str, *, hint: str | None = None) -> None:
+        if len(what) > LONGEST:
+            what = f"{what[: LONGEST - 500]} … {what[-500:]}"
         self.code, self.what, self.hint = code, what, hint
         super().__init__(str(self))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chiasm.core.errors import ConfigError
 from chiasm.language.decoder import DecoderConfig
 from chiasm.nn.positions import RotaryConfig
 from chiasm.processing.image_processor import ImageProcessor
@@ -33,6 +34,18 @@ class Parts:
     template: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+
+    def token(self, token_id: int) -> str:
+        """The token of a number that the configuration names.
+
+        Raises:
+            ConfigError: the tokenizer has none of that number.
+        """
+        token = self.tokenizer.id_to_token(token_id)
+        if token is None:
+            what = f"config.json names token {token_id}, the tokenizer has {len(self.tokenizer)}"
+            raise ConfigError("image_token_unknown", what)
+        return token
 
     def conversational(self, pictures: ImageProcessor, image_token_id: int, context_length: int | None) -> Processor:
         """The processor of a model that takes conversations."""

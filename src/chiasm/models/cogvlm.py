@@ -159,8 +159,7 @@ def processor(config: CogVLMConfig, parts: Parts) -> Processor:
             size=(vision.image_size, vision.image_size), patch=vision.patch_size * config.connector.merge, extra=MARKS
         )
     )
-    token = parts.tokenizer.id_to_token(config.image_token_id)
-    assert token is not None
+    token = parts.token(config.image_token_id)
     second = config.connector.merge > 1
     frames = VideoReading(sampling=UniformSampling(frames=config.video_frames), before="", after="{seconds:.0f}")
     return Processor(

@@ -149,8 +149,7 @@ def processor(config: XComposerConfig, parts: Parts) -> Processor:
     """The HD transform, and the global view first."""
     vision, tokens = config.vision, parts.tokenizer
     tiler = HDTransform(side=vision.image_size, max_tiles=config.max_tiles, patch=vision.patch_size * JOIN)
-    slot = tokens.id_to_token(config.image_token_id)
-    assert slot is not None
+    slot = parts.token(config.image_token_id)
     return Processor(
         tokens,
         ImageProcessor(tiler=tiler),

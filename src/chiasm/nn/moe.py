@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from chiasm.core.errors import ConfigError
 from chiasm.nn.activations import activation
 from chiasm.nn.mlp import GatedMLPConfig
 
@@ -69,6 +70,10 @@ class SigmoidRouterConfig:
     scale: float = 1.0
 
     def build(self, num_experts: int, top_k: int, dim: int) -> SigmoidRouter:
+        in_pairs = self.groups == 1 or num_experts >= 2 * self.groups  # a group's score is that of its two best
+        if not 1 <= self.top_groups <= self.groups or num_experts % self.groups or not in_pairs:
+            told = f"{self.top_groups} groups of {self.groups}, in which {num_experts} experts stand"
+            raise ConfigError("config_value", f"a token may take experts of {told}")
         return SigmoidRouter(self, num_experts, top_k, dim)
 
 
@@ -127,6 +132,8 @@ class MoEConfig:
     act: str = "silu"
 
     def build(self) -> MoE:
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ConfigError("config_value", f"a token takes {self.top_k} experts of {self.num_experts}")
         return MoE(self)
 
 

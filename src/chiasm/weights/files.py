@@ -93,21 +93,22 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
     """Read one JSON object.
 
     Args:
         file: the file.
+        limit: most bytes that are read.
 
     Returns:
         The object.
 
     Raises:
-        ConfigError: missing, over 64 MiB, not JSON, or not an object.
+        ConfigError: missing, over the limit, not JSON, or not an object.
     """
     try:
-        if file.stat().st_size > JSON_LIMIT:
-            raise ConfigError("json_too_large", f"{file} has {file.stat().st_size} bytes, limit {JSON_LIMIT}")
+        if file.stat().st_size > limit:
+            raise ConfigError("json_too_large", f"{file} has {file.stat().st_size} bytes, limit {limit}")
         value = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError("config_missing", f"{file} is not there") from None

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from chiasm.core.config import check
 from chiasm.core.devices import device_called
 from chiasm.core.errors import CheckpointError, ConfigError
 from chiasm.core.files import sync
@@ -28,7 +29,7 @@ from chiasm.nn.lora import merge_lora
 from chiasm.nn.storage import column_major
 from chiasm.processing.tokenizer import Tokenizer
 from chiasm.weights.adapters import attach, base_of, is_adapter, read_adapter, write_adapter
-from chiasm.weights.bundled import bundled_folders, load_bundle
+from chiasm.weights.bundled import bundled_folders, frozen_in, load_bundle
 from chiasm.weights.checkpoint import load_state, open_checkpoint, read_config, save_state
 from chiasm.weights.files import read_json, write_json
 from chiasm.weights.frozen import tower_tokenizer
@@ -86,15 +87,12 @@ def load(
         merge_lora(adapted.module).requires_grad_(True).eval()
         adapted.name = str(source)
         return adapted
-    with said_by(folder):
+    with said_by(folder, _built):
         description = read_config(folder)
-        layout = _layout_for(description)
-        config = layout.config_from(description)
-        has = family(layout.family)
-        module = build_on_meta(config)
-        table = layout.table(config)
-    if "frozen" in description:
-        parts = Parts(load_bundle(folder, description, module))
+        layout, config, module = _built(description)
+        has, table, frozen = family(layout.family), layout.table(config), frozen_in(description)
+    if frozen:
+        parts = Parts(load_bundle(folder, frozen, module))
         module.to(device=place, dtype=kind)
     else:
         checkpoint = open_checkpoint(folder)
@@ -122,13 +120,12 @@ def load_processor(source: str | os.PathLike[str], offline: bool | None = None) 
         ConfigError: its configuration isn't known.
     """
     folder = resolve(source, offline, bundled=bundled_folders())
-    with said_by(folder):
+    with said_by(folder, _built):
         description = read_config(folder)
-        layout = _layout_for(description)
-        config = layout.config_from(description)
-        frozen = description.get("frozen")
+        layout, config, module = _built(description)
+        frozen = frozen_in(description)
         parts = Parts(tower_tokenizer(frozen.values())) if frozen else read_parts(folder, description)
-        return family(layout.family).processor(config, parts), build_on_meta(config)
+        return family(layout.family).processor(config, parts), module
 
 
 def known(source: str | os.PathLike[str], offline: bool | None = None) -> tuple[Family, Any, Path]:
@@ -145,10 +142,10 @@ def known(source: str | os.PathLike[str], offline: bool | None = None) -> tuple[
         ConfigError: its configuration isn't known.
     """
     folder = _model_in(resolve(source, offline, bundled=bundled_folders()))
-    with said_by(folder):
-        described = read_config(_model_in(resolve(base_of(folder), offline)) if is_adapter(folder) else folder)
-        layout = _layout_for(described)
-        return family(layout.family), layout.config_from(described), folder
+    described = _model_in(resolve(base_of(folder), offline)) if is_adapter(folder) else folder
+    with said_by(described, _configured):
+        layout, config = _configured(read_config(described))
+        return family(layout.family), config, folder
 
 
 def new(source: str | os.PathLike[str], tiny: bool = True, seed: int = 0) -> Model:
@@ -176,11 +173,10 @@ def new(source: str | os.PathLike[str], tiny: bool = True, seed: int = 0) -> Mod
         layout = _layout_of(config)
     else:
         folder = resolve(source, offline=True)
-        with said_by(folder):
+        with said_by(folder, _configured):
             description = read_config(folder)
-            layout = _layout_for(description)
-            has, config = family(layout.family), layout.config_from(description)
-            config = shrink(config) if tiny else config
+            layout, config = _configured(description)
+            has, config = family(layout.family), shrink(config) if tiny else config
             processor = has.processor(config, read_parts(folder, description))
     return Model(initialise(config, seed), processor, has, config, writer=_writer(layout), name=f"new {has.name}")
 
@@ -255,12 +251,19 @@ def _model_in(folder: Path) -> Path:
     return folder / "model" if run.is_file() and (folder / "model").is_dir() else folder
 
 
-def _layout_for(description: Mapping[str, Any]) -> Layout:
-    return (
-        native.layout(description.get("family"))
-        if description.get("model_type") == "chiasm"
-        else layout_for(description)
-    )
+def _configured(description: Mapping[str, Any]) -> tuple[Layout, Any]:
+    """The layout that a configuration is stored in, and ours."""
+    ours = description.get("model_type") == "chiasm"
+    layout = native.layout(description.get("family")) if ours else layout_for(description)
+    config = layout.config_from(description)
+    check(config)
+    return layout, config
+
+
+def _built(description: Mapping[str, Any]) -> tuple[Layout, Any, nn.Module]:
+    """The same, and the module, its shapes alone."""
+    layout, config = _configured(description)
+    return layout, config, build_on_meta(config)
 
 
 def _layout_of(config: Any) -> Layout:

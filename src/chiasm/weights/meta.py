@@ -13,6 +13,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from chiasm.core.errors import ConfigError
+
+MOST_STEPS = 50_000  # of torch, in building a model: about a second; the largest published one takes 14,000
 _FILLS = frozenset(
     ("uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_")
 )
@@ -26,6 +29,10 @@ class Buildable(Protocol):
 
 
 class _NothingDrawn(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -33,6 +40,9 @@ class _NothingDrawn(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise ConfigError("config_value", f"a configuration that takes over {MOST_STEPS} steps to build")
         named = kwargs or {}
         if getattr(func, "__name__", "") in _FILLS:
             return args[0] if args else named["tensor"]
@@ -47,6 +57,9 @@ def build_on_meta(config: Buildable) -> Any:
 
     Returns:
         The module, every tensor on the meta device.
+
+    Raises:
+        ConfigError: more parts than any model has.
     """
     with torch.device("meta"), _NothingDrawn():
         return config.build()

@@ -66,7 +66,7 @@ def decoder_config(config: Mapping[str, Any], where: str = "text_config") -> Mix
         fields.expect(key, only)
     fields.expect("attention_bias", False)
     fields.expect("rope_interleave", True)
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    rope = {**fields.part("rope_scaling"), **fields.part("rope_parameters")}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise ConfigError("rope_unknown", f"{where} asks for {kind!r} rotary positions; known here is default")

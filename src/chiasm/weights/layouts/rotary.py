@@ -25,7 +25,8 @@ KINDS = ("default", "linear", "llama3", "dynamic", "yarn", "longrope")
 
 def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that a config says of rotary positions, newer fields over older ones."""
-    stored = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    fields = Fields(config, {}, "config.json")
+    stored = {**fields.part("rope_scaling"), **fields.part("rope_parameters")}
     kind = stored.get("rope_type", stored.get("type", "default"))
     stored["rope_type"] = "longrope" if kind == "su" else "default" if kind == "mrope" else kind
     if stored.get("rope_theta") is None:
