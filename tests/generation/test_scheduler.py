@@ -28,6 +28,7 @@ from chiasm.weights.load import initialise
 
 # plain, three positions a token, routed weights, latent attention with experts, ALiBi, a picture in two sizes
 SLOTTED = ("llava", "qwen2_vl", "cogvlm", "xcomposer", "kimi_vl", "llava_next", "instructblip")
+JOINING = ("llava", "qwen2_vl", "llava_next", "instructblip")  # the others' layers or routes work on whole rows
 ELSEWHERE = ("flamingo", "idefics", "blip", "coca")
 
 
@@ -91,6 +92,65 @@ def test_company_changes_no_reply(family: str, together: bool) -> None:
         assert ticket.reply.usage.completion_tokens == len(ticket.reply.logprobs) == len(ticket.reply.token_ids)
     if scheduler.slotted is not None:
         assert scheduler.slotted.slots.nbytes == 0
+
+
+@pytest.mark.parametrize("family", SLOTTED)
+def test_a_part_of_a_prompt_beside_replies_is_both_apart(family: str) -> None:
+    model = tiny(family)
+    module: Any = model.module
+    first, second, third = (model.processor([request.conversation]) for request in requests(model)[:3])
+    outcomes = []
+    with torch.inference_mode():
+        for together in (False, True):
+            slots = module.new_slots()
+            for batch in (first, second):
+                prompt = module.open_prompt(batch, module.pictures(batch))
+                module.read_prompts([prompt], [prompt.length])
+                slots.admit(prompt)
+            prompt = module.open_prompt(third, module.pictures(third))
+            assert module.joins(prompt) == (family in JOINING)
+            if not module.joins(prompt):
+                return
+            found = []
+            for count, tokens in ((4, [5, 6]), (prompt.length - 4, [7, 8])):
+                ids = torch.tensor(tokens)
+                if together:
+                    found += module.write_and_read(ids, slots, prompt, count)
+                else:
+                    found += [module.write(ids, slots, 0), *module.read_prompts([prompt], [count])]
+            slots.admit(prompt)
+            outcomes.append([*found, module.write(torch.tensor([1, 2, 3]), slots, 0)])
+    apart, joined = outcomes
+    assert apart[1] is joined[1] is None  # half of the prompt
+    for one, other in zip(apart, joined, strict=True):
+        if one is not None:
+            torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_prompts_are_read_beside_the_replies(failing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llava")
+    module: Any = model.module
+    wanted, original, rows = requests(model), module.write_and_read, []
+
+    def joined(ids: torch.Tensor, *others: Any) -> Any:
+        rows.append(len(ids))
+        if failing:
+            raise RuntimeError("one of them is at fault")
+        return original(ids, *others)
+
+    monkeypatch.setattr(module, "write_and_read", joined)
+    scheduler = model.scheduler(4)
+    tickets = [scheduler.add(request) for request in wanted]
+    scheduler.run()
+    assert max(rows) > 1
+    assert [tuple(ticket.reply.token_ids) for ticket in tickets] == solo(model, wanted)
+    rows.clear()
+    exact = model.scheduler(4, deterministic=True)
+    for request in wanted:
+        exact.add(request)
+    exact.run()
+    assert not rows  # a reply's bits would depend on who is read beside it
 
 
 def test_as_the_whole_prompt_read_at_once() -> None:

@@ -52,8 +52,8 @@ class OpenPrompt(Protocol):
     def read(self) -> int:
         """How many of them are read."""
 
-    def keep(self, start: int) -> Kept:
-        """A copy of what is read from token `start` on, for a prompt that begins alike."""
+    def keep(self, start: int, stop: int) -> Kept:
+        """A copy of what is read of the tokens [start, stop), for a prompt that begins alike."""
 
 
 class Slots(Protocol):
@@ -99,6 +99,14 @@ class Slotted(Generative, Protocol):
 
         Rows beyond the running ones are company. With `apart`, attention computes each row by itself.
         """
+
+    def joins(self, prompt: Any) -> bool:
+        """Whether `write_and_read` can take this prompt."""
+
+    def write_and_read(
+        self, token_ids: torch.Tensor, slots: Any, prompt: Any, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`write` for all running replies and `read_prompts` for one prompt, in one pass over the weights."""
 
 
 @runtime_checkable

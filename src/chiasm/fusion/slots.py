@@ -63,9 +63,9 @@ class SplicedPrompt:
         """How many tokens are read."""
         return self.cache.length
 
-    def keep(self, start: int) -> Part:
-        """A copy of what is read from token `start` on."""
-        return Part(*self.cache.kept(start))
+    def keep(self, start: int, stop: int) -> Part:
+        """A copy of what is read of the tokens [start, stop)."""
+        return Part(*self.cache.kept(start, stop))
 
 
 def next_tokens(

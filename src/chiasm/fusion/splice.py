@@ -18,8 +18,8 @@ from chiasm.core.errors import PromptError
 from chiasm.core.plan import ImagePlan
 from chiasm.fusion.slots import Part, SplicedPrompt, SplicedSlots, next_tokens
 from chiasm.language.decoder import Decoder
-from chiasm.nn.cache import Cache
-from chiasm.nn.masks import packed_mask, real_tokens, slot_mask
+from chiasm.nn.cache import Cache, JointStep
+from chiasm.nn.masks import EVERYTHING, attention_mask, packed_mask, real_tokens, slot_mask
 
 
 @dataclass(slots=True)
@@ -289,6 +289,39 @@ class SplicedLM(nn.Module, ABC):
         )
         slots.advance(start, len(token_ids))
         return self.language.logits(hidden[:, -1])
+
+    def joins(self, prompt: SplicedPrompt) -> bool:
+        """Whether `write_and_read` can take this prompt."""
+        return prompt.route is None and self.language.joins
+
+    def write_and_read(
+        self, token_ids: torch.Tensor, slots: SplicedSlots, prompt: SplicedPrompt, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`write` for all running replies and `read_prompts` for one prompt, in one pass over the weights.
+
+        Args:
+            token_ids: (R,), one a running reply.
+            slots, prompt: moved on in place.
+            count: tokens of the prompt.
+
+        Returns:
+            (R, V) logits of the replies' next tokens, and (1, V) of the prompt's where it is now read whole, else None.
+        """
+        rows, device = len(token_ids), token_ids.device
+        step = slots.step(0, rows)
+        embeds, positions, _ = next_tokens([prompt], [count])
+        reading = attention_mask(None, causal=True, queries=count, keys=prompt.read + count, device=device)
+        hidden = self.language(
+            torch.cat((self.language.embed_tokens(token_ids)[None], embeds), 1),
+            attend=EVERYTHING,
+            positions=torch.cat((step.positions.T.expand(*positions.shape[:-1], rows), positions), -1),
+            cache=JointStep(step.cache, prompt.cache, (slot_mask(step.cache, apart=False), reading)),
+        )[0]
+        slots.advance(0, rows)
+        if prompt.read < prompt.length:
+            return self.language.logits(hidden[:rows]), None
+        logits = self.language.logits(torch.cat((hidden[:rows], hidden[-1:])))
+        return logits[:rows], logits[rows:]
 
 
 def splice(embeds: torch.Tensor, pictures: list[torch.Tensor], spans: list[ImageSpan]) -> torch.Tensor:

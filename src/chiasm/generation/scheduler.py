@@ -168,10 +168,8 @@ class Scheduler:
         while self._together and run.prompts:
             run.read_together()
         deadline = time.perf_counter() + self._seconds
-        while run.prompts:
-            run.read()
-            if time.perf_counter() >= deadline:
-                return
+        while run.prompts and run.read() and time.perf_counter() < deadline:
+            pass
 
     def _begin(self) -> None:
         crowded = self._together and 2 * self.active > self.rows  # few prompts at a time make short products

@@ -67,6 +67,9 @@ class Keeping:
     beginning_bytes: int = 512 * 2**20
 
 
+PASS = 2  # parts' lengths that one pass may take
+
+
 class SlotRun:
     """The running replies and the prompts that are being read.
 
@@ -105,14 +108,28 @@ class SlotRun:
         """
         self.prompts.append(Coming(ticket, self._read(ticket, prepare)))
 
-    def read(self) -> None:
-        """One unit of one prompt; prompts take turns."""
+    def read(self) -> bool:
+        """One unit of one prompt; prompts take turns.
+
+        Returns:
+            Whether there was one. Parts that `write` reads beside the replies' next tokens are none.
+        """
         self._turn = (self._turn + 1) % len(self.prompts)
-        coming = self.prompts[self._turn]
-        if isinstance(coming.due, Due) and not coming.ticket.over:
-            self._parts([(coming, coming.due)])
-        else:
-            self._go_on(coming, None)
+        for coming in self.prompts[self._turn :] + self.prompts[: self._turn]:
+            if self.tickets and self._joins(coming):
+                continue
+            if isinstance(coming.due, Due) and not coming.ticket.over:
+                self._parts([(coming, coming.due)])
+            else:
+                self._go_on(coming, None)
+            if coming.due is not Pause.WAITING:
+                return True
+        return False
+
+    def _joins(self, coming: Coming) -> bool:
+        """Whether a prompt's next part can be read in one pass with the replies' next tokens."""
+        due = coming.due
+        return isinstance(due, Due) and not coming.ticket.over and not self.apart and self.module.joins(due.prompt)
 
     def read_together(self) -> None:
         """One part of as many prompts as are equally far, and whatever else they need before it.
@@ -164,16 +181,19 @@ class SlotRun:
         self.prompts.remove(coming)
 
     def write(self) -> None:
-        """One more token for every running reply; those that are over leave."""
+        """One more token for every running reply, and a prompt's next part where they join; who is over leaves."""
         self._drop()
         if not self.tickets:
             return
         tokens: list[int] = []
         for ticket, logits in zip(self.tickets, self._logits, strict=True):
             tokens.append(self._draw(ticket, logits))
-        going = self._drop()
-        if going:
-            self._advance([tokens[at] for at in going])
+        going = [tokens[at] for at in self._drop()]
+        coming = next(filter(self._joins, self.prompts), None)
+        if going and coming is not None:
+            self._advance_and_read(going, coming)
+        elif going:
+            self._advance(going)
 
     def _draw(self, ticket: Ticket, logits: torch.Tensor) -> int:
         try:
@@ -194,6 +214,20 @@ class SlotRun:
                 _leave(self._logits, row)
                 _leave(stood, row)
         return stood
+
+    def _advance_and_read(self, tokens: Sequence[int], coming: Coming) -> None:
+        """One more token for every row, and the next part of a prompt."""
+        assert isinstance(coming.due, Due)
+        due, ids = coming.due, torch.tensor(tokens, device=self._logits[0].device)
+        try:
+            rows, logits = self.module.write_and_read(ids, self.slots, due.prompt, due.count)
+        except Exception:  # apart, whoever is at fault fails alone
+            self._advance(tokens)
+            self._parts([(coming, due)])
+            return
+        self._logits = list(rows.split(1))
+        self.prompt_tokens_read += due.count
+        self._go_on(coming, logits)
 
     def _advance(self, tokens: Sequence[int]) -> None:
         try:
@@ -240,17 +274,30 @@ class SlotRun:
                 yield Pause.WORK
             prompt = self.module.open_prompt(_moved(batch, self._device), pictures, kept)
             logits = None
-            for end in ends[len(kept) :]:
+            for group in self._groups(stop, ends[len(kept) :]):
                 start = prompt.read
-                logits = yield Due(prompt, end - start)
-                if end in marks:
-                    part = prompt.keep(start)
-                    self.beginnings.put(marks[end], part, part.nbytes)
-                    self._making.discard(marks[end])
+                logits = yield Due(prompt, group[-1] - start)
+                for end in group:
+                    if end in marks:
+                        part = prompt.keep(start, end)
+                        self.beginnings.put(marks[end], part, part.nbytes)
+                        self._making.discard(marks[end])
+                    start = end
             assert logits is not None
             return prompt, logits
         finally:
             self._making.difference_update(mine)
+
+    def _groups(self, start: int, ends: Sequence[int]) -> list[list[int]]:
+        """Parts, by their ends, that are read in one pass: long products are faster than short ones."""
+        groups: list[list[int]] = []
+        for end in ends:
+            if groups and not self.apart and end - start <= PASS * self.chunk:
+                groups[-1].append(end)
+            else:
+                start = groups[-1][-1] if groups else start
+                groups.append([end])
+        return groups
 
     def _kept(self, marks: dict[int, bytes]) -> list[Kept]:
         """The parts of the longest beginning that is kept whole."""

@@ -20,7 +20,7 @@ from torch import nn
 from chiasm.nn.additive_positions import LearnedPositionsConfig, SinusoidPositionsConfig
 from chiasm.nn.attention import Attention, AttentionConfig, QKNormConfig, Rotary, kept
 from chiasm.nn.blocks import Block, BlockConfig, ParallelBlock
-from chiasm.nn.cache import AnyCache, Cache, SlotCache
+from chiasm.nn.cache import AnyCache, Cache, JointStep, SlotCache
 from chiasm.nn.masks import AttentionMask, attention_mask, biased
 from chiasm.nn.mlp import GatedMLPConfig, MLPConfig
 from chiasm.nn.position_bias import AlibiConfig
@@ -183,13 +183,19 @@ class Decoder(nn.Module):
             self.config.num_layers, heads, key_dim, value_dim=value_dim, dtype=weight.dtype, device=weight.device
         )
 
+    @property
+    def joins(self) -> bool:
+        """Whether replies and a part of a prompt can be read as one sequence, see `JointStep`."""
+        shared = self.config.rotary is None or not self.config.rotary.varies
+        return shared and not isinstance(self.config.positions, AlibiConfig) and all(map(_chooses, self.blocks))
+
     def forward(
         self,
         embeds: torch.Tensor,
         *,
         attend: torch.Tensor | AttentionMask | None = None,
         positions: torch.Tensor | None = None,
-        cache: AnyCache | None = None,
+        cache: AnyCache | JointStep | None = None,
         route: torch.Tensor | None = None,
         before: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
         keep: slice | torch.Tensor | None = None,
@@ -241,7 +247,7 @@ class Decoder(nn.Module):
         """(…, D) hidden states → (…, V) logits."""
         return F.linear(hidden, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)
 
-    def _rotary(self, positions: torch.Tensor, dtype: torch.dtype, cache: AnyCache | None) -> Rotary:
+    def _rotary(self, positions: torch.Tensor, dtype: torch.dtype, cache: AnyCache | JointStep | None) -> Rotary:
         rotary = self.config.rotary
         assert rotary is not None
         if isinstance(rotary, XPosConfig):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from chiasm.nn.cache import AnyCache
+from chiasm.nn.cache import AnyCache, JointStep
 from chiasm.nn.masks import EVERYTHING, AttentionMask, Runs
 from chiasm.nn.norms import RMSNorm
 from chiasm.nn.positions import rotate
@@ -122,7 +122,7 @@ class Attention(nn.Module):
         *,
         mask: AttentionMask = EVERYTHING,
         rotary: Rotary | None = None,
-        cache: AnyCache | None = None,
+        cache: AnyCache | JointStep | None = None,
         layer: int = 0,
         projected: tuple[torch.Tensor, torch.Tensor] | None = None,
         keep: slice | torch.Tensor | None = None,
@@ -158,9 +158,13 @@ class Attention(nn.Module):
                 k, v = projected or self.project(context)  # type: ignore[arg-type]
         if rotary is not None:
             q, k = rotate(q, rotary[:2]), rotate(k, rotary[-2:])
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-        out = self._attend(q, k, v, mask).transpose(1, 2).flatten(2)
+        if isinstance(cache, JointStep):
+            out = cache.attend(self._attend, layer, q, k, v)
+        else:
+            if cache is not None:
+                k, v = cache.append(layer, k, v)
+            out = self._attend(q, k, v, mask)
+        out = out.transpose(1, 2).flatten(2)
         return self.o_proj(out if self.inner_norm is None else self.inner_norm(out))
 
     def _all(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

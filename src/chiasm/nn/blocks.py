@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from chiasm.nn.attention import AttentionConfig, Rotary, kept
-from chiasm.nn.cache import AnyCache
+from chiasm.nn.cache import AnyCache, JointStep
 from chiasm.nn.masks import EVERYTHING, AttentionMask
 from chiasm.nn.mla import LatentAttentionConfig
 from chiasm.nn.mlp import GatedMLPConfig, MLPConfig
@@ -68,7 +68,7 @@ class Block(nn.Module):
         *,
         mask: AttentionMask = EVERYTHING,
         rotary: Rotary | None = None,
-        cache: AnyCache | None = None,
+        cache: AnyCache | JointStep | None = None,
         layer: int = 0,
         keep: slice | torch.Tensor | None = None,
     ) -> torch.Tensor:

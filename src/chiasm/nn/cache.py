@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from chiasm.nn.masks import AttentionMask
 
 
 class Cache:
@@ -92,9 +97,9 @@ class Cache:
         """One sequence's positions [start, stop), two views (L, K, P, C)."""
         return self.keys[:, row, :, start:stop], self.values[:, row, :, start:stop]
 
-    def kept(self, start: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copies of the one sequence's positions from `start` on, two tensors (L, K, P, C), for `resume`."""
-        keys, values = self.part(0, start, self.length)
+    def kept(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of the one sequence's positions [start, stop), two tensors (L, K, P, C), for `resume`."""
+        keys, values = self.part(0, start, stop)
         return keys.clone(), values.clone()
 
     def resume(self, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -230,6 +235,56 @@ class SlotStep:
         lengths = self._slots.lengths
         for row in range(self._start, min(self._stop, len(lengths))):
             lengths[row] += count
+
+
+@dataclass(slots=True)
+class JointStep:
+    """One more token for R rows and the next T tokens of one prompt as one sequence of R + T tokens.
+
+    A token alone costs what reading the weights costs; beside a prompt's tokens it costs next to nothing (Agrawal et
+    al. 2023, "SARATHI", §4.2). What works token by token sees one sequence; attention sees the rows and the prompt,
+    each with its own keys.
+
+    Attributes:
+        rows, prompt: their caches.
+        masks: of the rows and of the prompt.
+        prompts: as in `Cache`; positions that depend on it can't be joined.
+    """
+
+    rows: SlotStep
+    prompt: Cache
+    masks: tuple[AttentionMask, AttentionMask]
+    prompts: torch.Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """None that all tokens share: positions and masks must be given."""
+        return 0
+
+    def attend(
+        self, attention: Callable[..., torch.Tensor], layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
+        """Attend apart.
+
+        Args:
+            attention: (queries, keys, values, mask) → what they see.
+            layer: of the caches, which the new keys and values are appended to.
+            q, k, v: (1, H or K, R + T, C).
+
+        Returns:
+            (1, H, R + T, C).
+        """
+        count, (of_rows, of_prompt) = len(self.rows.lengths), self.masks
+        first, second = q[:, :, :count].transpose(0, 2), q[:, :, count:]
+        keys, values = (each[:, :, :count].transpose(0, 2) for each in (k, v))
+        rows = attention(first, *self.rows.append(layer, keys, values), of_rows)
+        prompt = attention(second, *self.prompt.append(layer, k[:, :, count:], v[:, :, count:]), of_prompt)
+        return torch.cat((rows.transpose(0, 2), prompt), 2)
+
+    def advance(self, count: int) -> None:
+        """Count R + T tokens as stored, in every layer."""
+        self.rows.advance(1)
+        self.prompt.advance(count - len(self.rows.lengths))
 
 
 AnyCache = Cache | SlotStep
