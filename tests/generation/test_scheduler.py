@@ -17,10 +17,11 @@ import chiasm
 from chiasm.core.messages import Conversation, parse_conversation
 from chiasm.core.replies import Reply
 from chiasm.generation.decoding import generate
+from chiasm.generation.parts import part_ends, part_keys, passes, picture_keys
 from chiasm.generation.requests import Request, Ticket
 from chiasm.generation.sampling import Sampling
 from chiasm.generation.scheduler import Scheduler
-from chiasm.generation.slotted import Keeping, part_ends, part_keys, picture_keys
+from chiasm.generation.slotted import Keeping
 from chiasm.models import vilt
 from chiasm.models.model import Model
 from chiasm.nn.rotary_scaling import DynamicScaling, LongScaling
@@ -125,6 +126,14 @@ def test_a_part_of_a_prompt_beside_replies_is_both_apart(family: str) -> None:
     for one, other in zip(apart, joined, strict=True):
         if one is not None:
             torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
+
+
+def test_passes_hold_whole_parts() -> None:
+    assert passes(0, [57, 106, 155, 175], 128) == [[57, 106], [155, 175]]
+    assert passes(0, [57, 106, 155, 175], 128, 155) == [[57, 106], [155], [175]]
+    assert passes(57, [106, 155, 175], 128) == [[106, 155, 175]]
+    assert passes(0, [300, 310], 128) == [[300], [310]]
+    assert passes(0, [64, 128], 0) == [[64], [128]] and passes(5, [], 9) == []
 
 
 @pytest.mark.parametrize("failing", [False, True])

@@ -3,14 +3,14 @@ each other's prompts.
 
 A prompt is read in units: its pictures one by one, its tokens in parts of `chunk` that never cross the end of a
 picture. Pictures are kept by the content of their pixels, and what the model remembers of each part by its tokens and
-pictures and all those before it, so that prompts that begin alike read their beginning once. Where the parts lie
-depends on the prompt alone, not on what is kept or who else is asking: the same prompt is always read by the same
-computations.
+pictures and all those before it, so that prompts that begin alike read their beginning once. Several parts may be read
+in one pass, and one with the running replies' next tokens. Rows that are written apart have neither: their passes
+depend on the prompt alone, not on what is kept or who else is asking, so that the same prompt is always read by the
+same computations.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -23,6 +23,7 @@ from chiasm.core.batch import Batch, ImageSpan
 from chiasm.core.plan import ImagePlan
 from chiasm.core.protocols import Kept, OpenPrompt, Slots, Slotted
 from chiasm.generation.exactness import company_needed
+from chiasm.generation.parts import PASS, part_ends, part_keys, passes, picture_keys
 from chiasm.generation.requests import Ticket
 from chiasm.generation.store import Store
 
@@ -65,9 +66,6 @@ class Keeping:
 
     picture_bytes: int = 256 * 2**20
     beginning_bytes: int = 512 * 2**20
-
-
-PASS = 2  # parts' lengths that one pass may take
 
 
 class SlotRun:
@@ -256,7 +254,10 @@ class SlotRun:
         yield Pause.WORK
         keys = picture_keys(self.module, batch)
         assert batch.input_ids is not None
-        ends = part_ends(batch.spans, batch.input_ids.shape[1], self.chunk)
+        ends, longest = part_ends(batch.spans, batch.input_ids.shape[1], self.chunk), PASS * self.chunk
+        if self.apart:  # whoever reads it, what is kept must come of the same passes: each is one part
+            told = batch.spans[-1].stop if batch.spans else None  # behind the pictures, questions begin to differ
+            ends, longest = [group[-1] for group in passes(0, ends, longest, told)], 0
         marks = part_keys(self.module, batch, keys, ends)
         while any(key in self._making for key in marks.values()):
             yield Pause.WAITING  # somebody else is reading the same beginning
@@ -274,7 +275,7 @@ class SlotRun:
                 yield Pause.WORK
             prompt = self.module.open_prompt(_moved(batch, self._device), pictures, kept)
             logits = None
-            for group in self._groups(stop, ends[len(kept) :]):
+            for group in passes(stop, ends[len(kept) :], longest):
                 start = prompt.read
                 logits = yield Due(prompt, group[-1] - start)
                 for end in group:
@@ -287,17 +288,6 @@ class SlotRun:
             return prompt, logits
         finally:
             self._making.difference_update(mine)
-
-    def _groups(self, start: int, ends: Sequence[int]) -> list[list[int]]:
-        """Parts, by their ends, that are read in one pass: long products are faster than short ones."""
-        groups: list[list[int]] = []
-        for end in ends:
-            if groups and not self.apart and end - start <= PASS * self.chunk:
-                groups[-1].append(end)
-            else:
-                start = groups[-1][-1] if groups else start
-                groups.append([end])
-        return groups
 
     def _kept(self, marks: dict[int, bytes]) -> list[Kept]:
         """The parts of the longest beginning that is kept whole."""
@@ -327,71 +317,6 @@ class _RowsDiffer(Exception):
 def _leave(rows: list[Any], row: int) -> None:
     rows[row] = rows[-1]
     rows.pop()
-
-
-def picture_keys(module: Slotted, batch: Batch) -> list[bytes]:
-    """What each picture's tokens depend on, in 32 bytes: its pixels, how they are laid out, the question if it is told.
-
-    Args:
-        module: cuts the pixels.
-        batch: one conversation.
-
-    Returns:
-        One key a picture.
-    """
-    if not batch.plans:
-        return []
-    told = b"" if batch.instruction_ids is None else batch.instruction_ids.cpu().numpy().tobytes()
-    keys = []
-    for piece, plan in zip(module.pieces(batch), batch.plans, strict=True):
-        key = hashlib.blake2b(told, digest_size=32)
-        key.update(repr((plan, piece.dtype, tuple(piece.shape))).encode())
-        key.update(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        keys.append(key.digest())
-    return keys
-
-
-def part_ends(spans: Sequence[ImageSpan], length: int, chunk: int) -> list[int]:
-    """Where the parts of a prompt end: after every `chunk` tokens, counted anew from the end of each picture.
-
-    Args:
-        spans: of its pictures.
-        length: of the prompt.
-        chunk: most tokens of a part.
-
-    Returns:
-        Ends, ascending; the last is `length`.
-    """
-    ends, start = [], 0
-    for stop in [*(span.stop for span in spans if 0 < span.stop < length), length]:
-        ends += [*range(start + chunk, stop, chunk), stop]
-        start = stop
-    return ends
-
-
-def part_keys(module: Slotted, batch: Batch, keys: Sequence[bytes], ends: Sequence[int]) -> dict[int, bytes]:
-    """What the model's memory of each part of a prompt depends on: the part and everything before it.
-
-    Args:
-        module: reads it.
-        batch: one conversation, without padding.
-        keys: of its pictures.
-        ends: of the parts.
-
-    Returns:
-        Key by end, ascending; the last part has none, since a reply needs one token to be read.
-    """
-    assert batch.input_ids is not None
-    ids, found = batch.input_ids[0].cpu(), {}
-    key, start = module.memory_key(batch).to_bytes(8, "little"), 0
-    for end in ends[:-1]:
-        now = hashlib.blake2b(key + ids[start:end].numpy().tobytes(), digest_size=32)
-        for span, shown in zip(batch.spans, keys, strict=True):
-            if start <= span.start < end:
-                now.update(shown + span.start.to_bytes(8, "little") + span.stop.to_bytes(8, "little"))
-        found[end], start = now.digest(), end
-        key = found[end]
-    return found
 
 
 def _alone(module: Slotted, batch: Batch, number: int) -> Batch:
