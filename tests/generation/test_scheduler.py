@@ -162,6 +162,20 @@ def test_prompts_are_read_beside_the_replies(failing: bool, monkeypatch: pytest.
     assert not rows  # a reply's bits would depend on who is read beside it
 
 
+def test_a_short_prompt_beside_replies_does_not_wait_for_a_long_one() -> None:
+    scheduler = tiny("llava").scheduler(4)
+    assert scheduler.slotted is not None
+    running = scheduler.add(Request(conversation=asked("go on"), max_new_tokens=200))
+    while not scheduler.slotted.tickets:
+        scheduler.step()
+    long = scheduler.add(Request(conversation=asked("word " * 150), max_new_tokens=1))
+    scheduler.step()
+    short = scheduler.add(Request(conversation=asked("what?"), max_new_tokens=1))
+    while not short.over:
+        scheduler.step()
+    assert not running.over and not long.over
+
+
 def test_as_the_whole_prompt_read_at_once() -> None:
     """The engine's chunks and rows against the module's own prefill and decode."""
     model = tiny("llava")

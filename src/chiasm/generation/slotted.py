@@ -85,11 +85,10 @@ class SlotRun:
         self.pictures: Store[torch.Tensor] = Store(keeping.picture_bytes)
         self.beginnings: Store[Kept] = Store(keeping.beginning_bytes)
         self.tickets: list[Ticket] = []  # one a row
-        self.prompts: list[Coming] = []
+        self.prompts: list[Coming] = []  # whose turn is next first
         self.prompt_tokens_read = 0
         self._logits: list[torch.Tensor] = []  # one (1, V) a row, of the token that is to be drawn
         self._making: set[bytes] = set()
-        self._turn = 0
         self._company = company_needed(module, rows) if apart else 1
 
     @property
@@ -112,10 +111,10 @@ class SlotRun:
         Returns:
             Whether there was one. Parts that `write` reads beside the replies' next tokens are none.
         """
-        self._turn = (self._turn + 1) % len(self.prompts)
-        for coming in self.prompts[self._turn :] + self.prompts[: self._turn]:
+        for coming in list(self.prompts):
             if self.tickets and self._joins(coming):
                 continue
+            self._had_its_turn(coming)
             if isinstance(coming.due, Due) and not coming.ticket.over:
                 self._parts([(coming, coming.due)])
             else:
@@ -123,6 +122,10 @@ class SlotRun:
             if coming.due is not Pause.WAITING:
                 return True
         return False
+
+    def _had_its_turn(self, coming: Coming) -> None:
+        self.prompts.remove(coming)
+        self.prompts.append(coming)
 
     def _joins(self, coming: Coming) -> bool:
         """Whether a prompt's next part can be read in one pass with the replies' next tokens."""
@@ -217,6 +220,7 @@ class SlotRun:
         """One more token for every row, and the next part of a prompt."""
         assert isinstance(coming.due, Due)
         due, ids = coming.due, torch.tensor(tokens, device=self._logits[0].device)
+        self._had_its_turn(coming)
         try:
             rows, logits = self.module.write_and_read(ids, self.slots, due.prompt, due.count)
         except Exception:  # apart, whoever is at fault fails alone
