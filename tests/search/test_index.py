@@ -130,11 +130,38 @@ def test_two_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     assert set(known) == {row_id(f"/{number}") for number in range(45)}
 
 
+def test_two_writers_of_the_same_pictures_leave_one_row_each(tmp_path: Path) -> None:
+    vectors, start, lost = np.eye(8, dtype=np.float32), threading.Barrier(2), []
+    PictureIndex.create(tmp_path / "index", About("eight", vectors[:2]))
+
+    def write() -> None:
+        index = PictureIndex(tmp_path / "index")
+        for number in range(8):
+            start.wait(60)
+            index.put([row(f"/{number}", vectors[number])])
+            start.wait(60)
+            lost.append(index.remove([row_id(f"/{number}")]) if number % 2 else 0)
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    index = PictureIndex(tmp_path / "index")
+    assert len(index) == len(index.known()) == 4 and sum(lost) == 4
+
+
 HARM: dict[str, tuple[str, str, str]] = {
     "no description": ("index.json", "", "index_missing"),
     "half a description": ("index.json", "{", "index_unreadable"),
     "another layout": ("index.json", '{"layout": 9, "model": "", "probe": []}', "index_unreadable"),
     "not a description": ("index.json", "[1]", "index_unreadable"),
+    "too deep a description": ("index.json", "[" * 100_000, "index_unreadable"),
+    "too large a number": (
+        "index.json",
+        f'{{"layout": 1, "model": "", "probe": [[1{"0" * 400}], [1]]}}',
+        "index_unreadable",
+    ),
     "the table's versions": ("*.manifest", "x", "index_unreadable"),
     "the table's rows": ("data/*.lance", "x", "index_unreadable"),
 }

@@ -1,7 +1,8 @@
 """One index: a folder with a table of pictures and their vectors, which LanceDB keeps, and what made the vectors.
 
 A row is there once `PictureIndex.put` returns: the table's files and folders are on disk by then, and whoever dies
-in the middle leaves the table as it was before. Search is exact: every vector is compared, so nothing is missed;
+in the middle leaves the table as it was before. One process writes at a time, the others wait: LanceDB lets two that
+put the same new id in at once both have it. Search is exact: every vector is compared, so nothing is missed;
 LanceDB's approximate indexes, which miss some, are not used.
 
 Vectors of two models can't be compared, nor those of one model before and after its weights or its way of resizing
@@ -12,6 +13,7 @@ is refused.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -27,7 +29,7 @@ from PIL import Image
 from chiasm.core.errors import ChiasmError, SourceError
 from chiasm.core.files import holds_nothing, sync, write_text
 
-ABOUT, TABLE = "index.json", "pictures"
+ABOUT, TABLE, LOCK = "index.json", "pictures", "lock"
 LAYOUT = 1
 PROBE_TEXT = "two red apples to the left of a blue cup"
 SAME = 0.98  # least cosine of the probe's vectors; eight-bit weights stay above it, another model far below
@@ -185,7 +187,7 @@ class PictureIndex:
             pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
         ]
         table = pa.table(columns, schema=_schema(vectors.shape[1]))
-        with self._told(writing=True):
+        with self._writing():
             self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(table)
             self._settle()
 
@@ -196,17 +198,17 @@ class PictureIndex:
             ChiasmError: index_unwritable.
         """
         wanted = [name for name in ids if name.isalnum()]
-        before = len(self)
-        with self._told(writing=True):
+        with self._writing():
+            before = len(self)
             for start in range(0, len(wanted), 1000):
                 listed = ", ".join(f"'{name}'" for name in wanted[start : start + 1000])
                 self._table.delete(f"id IN ({listed})")
             self._settle()
-        return before - len(self)
+            return before - len(self)
 
     def tidy(self) -> None:
         """Rewrite many small parts as few; readers of the old ones go on with them for a week."""
-        with self._told(writing=True):
+        with self._writing():
             if self._table.stats()["fragment_stats"]["num_small_fragments"] > LONE_PARTS:
                 self._table.optimize()
                 self._settle()
@@ -243,14 +245,20 @@ class PictureIndex:
         sync(self.folder)
 
     @contextlib.contextmanager
-    def _told(self, *, writing: bool = False) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
+        """Nobody else writes; whoever is killed lets go."""
+        with self._told("index_unwritable"), open(self.folder / LOCK, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def _told(self, code: str = "index_unreadable") -> Iterator[None]:
         """LanceDB's failures in one line with a code."""
         try:
             yield
         except (RuntimeError, ValueError, OSError) as error:
             if isinstance(error, ChiasmError):
                 raise
-            code = "index_unwritable" if writing else "index_unreadable"
             raise ChiasmError(code, f"{self.folder}: {_brief(error)}") from error
 
 
@@ -289,13 +297,15 @@ def _read_about(folder: Path) -> About:
     try:
         document = json.loads((folder / ABOUT).read_text("utf-8"))
         probe = np.asarray(document["probe"], np.float32)
-        if document["layout"] != LAYOUT or probe.ndim != 2 or len(probe) != 2 or not np.isfinite(probe).all():
+        if document["layout"] != LAYOUT:
             raise ValueError(f"layout {document['layout']}, this version reads {LAYOUT}")
+        if probe.ndim != 2 or len(probe) != 2 or not np.isfinite(probe).all():
+            raise ValueError(f"the probe has the shape {probe.shape}, or no finite numbers; needs 2 vectors")
         return About(str(document["model"]), probe)
     except (FileNotFoundError, NotADirectoryError):
         hint = "chiasm index add INDEX FOLDER --model MODEL"
         raise ChiasmError("index_missing", f"{folder} is no index: it has no {ABOUT}", hint=hint) from None
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, OverflowError, RecursionError, TypeError, ValueError, OSError) as error:
         raise ChiasmError("index_unreadable", f"{folder / ABOUT}: {_brief(error)}") from error
 
 
