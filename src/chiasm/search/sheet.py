@@ -12,6 +12,7 @@ from chiasm.core.files import replacing
 from chiasm.processing.pictures import read_picture
 
 COLUMNS, SIDE, LINE, GAP = 5, 200, 22, 8
+MOST = 1000  # a sheet of more takes hundreds of MB, and JPEG ends at 65,535 pixels
 PAPER, INK, MISSING = (245, 245, 240), (20, 20, 20), (225, 215, 215)
 
 
@@ -23,10 +24,14 @@ def draw(found: Sequence[tuple[str, str]], out: Path) -> None:
         out: .png, .jpg or .jpeg.
 
     Raises:
-        ChiasmError: sheet_format.
+        ChiasmError: sheet_format or sheet_too_large.
     """
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ChiasmError("sheet_format", f"--sheet ends in {out.suffix!r}, known are .png and .jpg", hint="found.png")
+    if len(found) > MOST:
+        raise ChiasmError(
+            "sheet_too_large", f"{len(found)} pictures for one sheet, the most are {MOST}", hint="--limit 100"
+        )
     rows = max(1, -(-len(found) // COLUMNS))
     size = COLUMNS * (SIDE + GAP) + GAP, rows * (SIDE + LINE + GAP) + GAP
     sheet = Image.new("RGB", size, PAPER)
