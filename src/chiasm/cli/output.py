@@ -23,7 +23,9 @@ class UsageError(ChiasmError):
 
 def emit(document: Any) -> None:
     """Print one JSON document, strict (no NaN), as one line on standard output."""
-    print(json.dumps(plain(document), ensure_ascii=False, allow_nan=False), flush=True)
+    text = json.dumps(plain(document), ensure_ascii=False, allow_nan=False)
+    # a file's name that isn't UTF-8 holds lone surrogates, which JSON can spell and UTF-8 can't
+    print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 
 def say(text: str = "") -> None:

@@ -53,4 +53,4 @@ def search(
         emit({"rows": len(opened), "hits": hits})
         return
     for hit in hits:
-        say(f"{hit.score:.3f}  {hit.path}")
+        say(f"{hit.score:.3f}  {hit.path if hit.path.isprintable() else repr(hit.path)}")
