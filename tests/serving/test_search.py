@@ -75,6 +75,10 @@ def test_a_server_without_an_index_says_so(hosts: dict[str, LocalHost], tmp_path
     assert (status, told["error"]["code"]) == (404, "index_not_found") and "0 indexes" in told["error"]["message"]
 
 
+def test_without_an_index_no_model_is_asked_for_the_probe() -> None:
+    assert asyncio.run(attach({}, {"clip": object()}, 1)) == {}  # type: ignore[dict-item]
+
+
 def test_an_index_of_another_model_is_refused(index: PictureIndex, hosts: dict[str, LocalHost], tmp_path: Path) -> None:
     other = PictureIndex.create(tmp_path / "other", About("siglip", index.about.probe[:, ::-1].copy()))
     with pytest.raises(ChiasmError, match="index_model.*cosine"):

@@ -45,7 +45,7 @@ async def attach(indexes: Mapping[str, PictureIndex], hosts: Mapping[str, Host],
     """
     probes = {}
     for name, host in hosts.items():
-        if "embed" in host.card.capabilities:
+        if indexes and "embed" in host.card.capabilities:
             inputs = [PROBE_TEXT, schemas.ImagePart(type="image", url="probe")]
             probes[name] = await _embedded(host, name, inputs, [probe_picture()], seconds)
     found = {}
