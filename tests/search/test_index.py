@@ -13,6 +13,7 @@ from tests.search.conftest import Colours
 
 from chiasm.cli.bulk import listed_pictures
 from chiasm.core.errors import ChiasmError
+from chiasm.search import adding
 from chiasm.search.adding import Adding, File, named_files
 from chiasm.search.index import About, PictureIndex, Row, probed, row_id
 
@@ -88,6 +89,19 @@ def test_a_bad_picture_harms_no_other(tmp_path: Path, pictures: Path, colours: C
     Image.new("RGB", (1, 1)).save(pictures / "unwanted.png")  # can be read, the model refuses it
     stored, refused = add(new_index(tmp_path / "index", colours), colours, pictures)
     assert len(stored) == 40 and sorted(file.name for file, _ in refused) == ["bad.jpg", "empty.png", "unwanted.png"]
+
+
+def test_commits_grow_with_the_index(
+    tmp_path: Path, pictures: Path, colours: Colours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each looks through all that earlier ones left: of one size, they would take a time that grows with the square."""
+    monkeypatch.setattr(adding, "BATCH", 2)
+    monkeypatch.setattr(adding, "SHARE", 4)
+    index, sizes, put = new_index(tmp_path / "index", colours), [], PictureIndex.put
+    monkeypatch.setattr(PictureIndex, "put", lambda self, rows: (sizes.append(len(rows)), put(self, rows)))
+    stored, _ = add(index, colours, pictures)
+    assert sum(sizes) == len(stored) == len(index) == 40
+    assert sizes[0] == 2 and max(sizes) >= 8 and len(sizes) <= 12
 
 
 def test_names_are_one_line_and_paths_are_exact(tmp_path: Path, colours: Colours) -> None:

@@ -20,7 +20,8 @@ from chiasm.core.errors import ChiasmError
 from chiasm.processing.pictures import read_picture
 from chiasm.search.index import Embedder, PictureIndex, Row, row_id
 
-BATCH = 32  # pictures of a forward pass, and rows of a commit
+BATCH = 32  # pictures of a forward pass, and least rows of a commit
+SHARE = 128  # a commit has one in so many of all rows: it looks through every part that earlier ones left
 AHEAD = 8  # pictures decoded and not yet in a batch
 MOST_PIXELS = 64_000_000  # a batch with more is closed
 
@@ -62,6 +63,7 @@ class Adding:
     on_stored: Callable[[File], None]
     on_refused: Callable[[File, ChiasmError], None]
     _known: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _ready: list[tuple[File, Row]] = field(default_factory=list)  # embedded, and not on disk yet
 
     def run(self, files: Sequence[File]) -> None:
         """Add every file.
@@ -70,13 +72,16 @@ class Adding:
             ChiasmError: index_unwritable; what was told until then stays.
         """
         self._known = self.index.known()
-        batch: list[_Open] = []
+        rows, batch = len(self._known), list[_Open]()
         for opened in self._opened(files):
             batch.append(opened)
             if len(batch) == BATCH or sum(each.picture.width * each.picture.height for each in batch) > MOST_PIXELS:
-                self._store(batch)
+                self._embed(batch)
                 batch = []
-        self._store(batch)
+            if len(self._ready) >= max(BATCH, rows // SHARE):
+                rows += self._store()
+        self._embed(batch)
+        self._store()
         self.index.tidy()
 
     def _opened(self, files: Sequence[File]) -> Iterator[_Open]:
@@ -111,7 +116,7 @@ class Adding:
             stamp = 0, 0  # reading tells why
         return None if self._known.get(file.id) == stamp else _Open(file, read_picture(file.path), *stamp)
 
-    def _store(self, batch: Sequence[_Open]) -> None:
+    def _embed(self, batch: Sequence[_Open]) -> None:
         if not batch:
             return
         try:
@@ -121,15 +126,20 @@ class Adding:
                 self._refuse(batch[0].file, error)
             else:
                 for each in batch:
-                    self._store([each])
+                    self._embed([each])
             return
-        rows = [
-            Row(each.file.id, each.file.path, each.file.name, each.picture.size, each.bytes, each.modified, vector)
-            for each, vector in zip(batch, vectors, strict=True)
-        ]
-        self.index.put(rows)
-        for each in batch:
-            self.on_stored(each.file)
+        for each, vector in zip(batch, vectors, strict=True):
+            file = each.file
+            row = Row(file.id, file.path, file.name, each.picture.size, each.bytes, each.modified, vector)
+            self._ready.append((file, row))
+
+    def _store(self) -> int:
+        """Put all that is ready on disk and tell; how many rows that were."""
+        ready, self._ready = self._ready, []
+        self.index.put([row for _, row in ready])
+        for file, _ in ready:
+            self.on_stored(file)
+        return len(ready)
 
     def _refuse(self, file: File, error: ChiasmError) -> None:
         if file.id in self._known:
