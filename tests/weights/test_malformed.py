@@ -88,6 +88,7 @@ def changed(folder: Path, into: Path, place: str, value: Any) -> Path:
 @pytest.mark.parametrize(
     ("family", "place", "value", "told"),
     [
+        ("internvl", "max_patches", 10**5, "config.max_tiles is 100000, not a whole number from 0 to 1024"),
         ("minigpt4", "config.vision.num_heads", -1, "config.vision.num_heads is -1, not a whole number from 1"),
         ("flamingo", "config.language.hidden_dim", 0, "config.language.hidden_dim is 0, not a whole number from 1"),
         ("nano", "config.vision.image_size", 2**20, "config.vision.image_size is 1048576, not a whole"),

@@ -19,7 +19,7 @@ from chiasm.core.errors import ConfigError
 
 _SIZE = re.compile(r"num_(?!types$)\w+|(embed|hidden|head|mlp|input)_dim|\w+_size|position_grid|context_length")
 _FROM_END = ("layer", "layers")  # a layer's number may count from the end
-_MOST_PIXELS = 2**13  # of a side
+_MOST_OF = {"image_size": 2**13, "max_tiles": 2**10, "min_tiles": 2**10}  # pixels of a side; every grid is looked at
 _MOST, _LARGEST = 2**31 - 1, 3.4028235e38  # what ids and float32 hold
 
 
@@ -97,7 +97,7 @@ def _check_range(data: Any, name: str, where: str) -> None:
             raise _unfit(where, data, f"a number from {least} to {_LARGEST}")
     elif isinstance(data, int) and not isinstance(data, bool):
         least = 1 if _SIZE.fullmatch(name) else -_MOST if name in _FROM_END else 0
-        most = _MOST_PIXELS if name == "image_size" else _MOST
+        most = _MOST_OF.get(name, _MOST)
         if not least <= data <= most:
             raise _unfit(where, data, f"a whole number from {least} to {most}")
 
