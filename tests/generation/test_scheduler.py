@@ -162,6 +162,31 @@ def test_prompts_are_read_beside_the_replies(failing: bool, monkeypatch: pytest.
     assert not rows  # a reply's bits would depend on who is read beside it
 
 
+def test_a_joint_pass_that_fails_at_its_end_is_done_again_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llava")
+    module: Any = model.module
+    wanted, joined, logits, failed = requests(model), module.write_and_read, module.language.logits, []
+    expected = solo(model, wanted)
+
+    def late(*given: Any) -> Any:
+        def fails(hidden: torch.Tensor) -> torch.Tensor:
+            failed.append(len(hidden))
+            raise RuntimeError("no memory is left")
+
+        module.language.logits = fails
+        try:
+            return joined(*given)
+        finally:
+            module.language.logits = logits
+
+    monkeypatch.setattr(module.language, "logits", logits)
+    monkeypatch.setattr(module, "write_and_read", late)
+    scheduler = model.scheduler(4)
+    tickets = [scheduler.add(request) for request in wanted]
+    scheduler.run()
+    assert failed and [tuple(ticket.reply.token_ids) for ticket in tickets] == expected
+
+
 def test_a_short_prompt_beside_replies_does_not_wait_for_a_long_one() -> None:
     scheduler = tiny("llava").scheduler(4)
     assert scheduler.slotted is not None

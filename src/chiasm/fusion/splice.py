@@ -301,7 +301,7 @@ class SplicedLM(nn.Module, ABC):
 
         Args:
             token_ids: (R,), one a running reply.
-            slots, prompt: moved on in place.
+            slots, prompt: moved on in place, not before everything else is done.
             count: tokens of the prompt.
 
         Returns:
@@ -311,17 +311,18 @@ class SplicedLM(nn.Module, ABC):
         step = slots.step(0, rows)
         embeds, positions, _ = next_tokens([prompt], [count])
         reading = attention_mask(None, causal=True, queries=count, keys=prompt.read + count, device=device)
+        joint = JointStep(step.cache, prompt.cache, (slot_mask(step.cache, apart=False), reading))
         hidden = self.language(
             torch.cat((self.language.embed_tokens(token_ids)[None], embeds), 1),
             attend=EVERYTHING,
             positions=torch.cat((step.positions.T.expand(*positions.shape[:-1], rows), positions), -1),
-            cache=JointStep(step.cache, prompt.cache, (slot_mask(step.cache, apart=False), reading)),
+            cache=joint,
         )[0]
+        whole = prompt.read + count == prompt.length
+        logits = self.language.logits(torch.cat((hidden[:rows], hidden[-1:])) if whole else hidden[:rows])
+        joint.settle(count)
         slots.advance(0, rows)
-        if prompt.read < prompt.length:
-            return self.language.logits(hidden[:rows]), None
-        logits = self.language.logits(torch.cat((hidden[:rows], hidden[-1:])))
-        return logits[:rows], logits[rows:]
+        return logits[:rows], logits[rows:] if whole else None
 
 
 def splice(embeds: torch.Tensor, pictures: list[torch.Tensor], spans: list[ImageSpan]) -> torch.Tensor:

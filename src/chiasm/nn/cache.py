@@ -282,9 +282,12 @@ class JointStep:
         return torch.cat((rows.transpose(0, 2), prompt), 2)
 
     def advance(self, count: int) -> None:
-        """Count R + T tokens as stored, in every layer."""
+        """Count none yet: whoever is left with a failure must be able to begin the step again, see `settle`."""
+
+    def settle(self, count: int) -> None:
+        """Count a token a row and `count` of the prompt as stored, in every layer."""
         self.rows.advance(1)
-        self.prompt.advance(count - len(self.rows.lengths))
+        self.prompt.advance(count)
 
 
 AnyCache = Cache | SlotStep
