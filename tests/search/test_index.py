@@ -165,6 +165,26 @@ def test_two_writers_of_the_same_pictures_leave_one_row_each(tmp_path: Path) -> 
     assert len(index) == len(index.known()) == 4 and sum(lost) == 4
 
 
+def test_two_that_make_one_index_with_different_models_do_not_mix(tmp_path: Path) -> None:
+    vectors, start, told = np.eye(4, dtype=np.float32), threading.Barrier(2), []
+
+    def make(number: int) -> None:
+        start.wait(60)
+        try:
+            PictureIndex.create(tmp_path / "index", About(str(number), vectors[number : number + 2]))
+            told.append(str(number))
+        except ChiasmError as error:
+            told.append(error.code)
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(told)[1] in ("index_model", "index_exists")
+    assert PictureIndex(tmp_path / "index").about.model == sorted(told)[0]
+
+
 HARM: dict[str, tuple[str, str, str]] = {
     "no description": ("index.json", "", "index_missing"),
     "half a description": ("index.json", "{", "index_unreadable"),

@@ -27,9 +27,10 @@ import numpy as np
 from PIL import Image
 
 from chiasm.core.errors import ChiasmError, SourceError
-from chiasm.core.files import holds_nothing, sync, write_text
+from chiasm.core.files import LEFTOVER, holds_nothing, sync, write_text
 
-ABOUT, TABLE, LOCK = "index.json", "pictures", "lock"
+ABOUT, TABLE = "index.json", "pictures"
+LOCK = f"{LEFTOVER}lock"  # a folder that holds nothing else is free
 LAYOUT = 1
 PROBE_TEXT = "two red apples to the left of a blue cup"
 SAME = 0.98  # least cosine of the probe's vectors; eight-bit weights stay above it, another model far below
@@ -137,15 +138,19 @@ class PictureIndex:
             about: what will make its vectors.
 
         Raises:
-            ChiasmError: index_exists.
+            ChiasmError: index_exists; index_model, when somebody else made it meanwhile for another.
         """
         check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        document = {"layout": LAYOUT, "model": about.model, "probe": about.probe.tolist()}
-        write_text(folder / ABOUT, json.dumps(document))
-        sync(folder)
-        sync(folder.absolute().parent)
-        return cls(folder)
+        with _locked(folder):
+            if not (folder / ABOUT).exists():
+                document = {"layout": LAYOUT, "model": about.model, "probe": about.probe.tolist()}
+                write_text(folder / ABOUT, json.dumps(document))
+                sync(folder)
+                sync(folder.absolute().parent)
+            made = cls(folder)
+        made.about.check(about.probe, about.model)
+        return made
 
     def __len__(self) -> int:
         with self._told():
@@ -246,9 +251,7 @@ class PictureIndex:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Nobody else writes; whoever is killed lets go."""
-        with self._told("index_unwritable"), open(self.folder / LOCK, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._told("index_unwritable"), _locked(self.folder):
             yield
 
     @contextlib.contextmanager
@@ -260,6 +263,14 @@ class PictureIndex:
             if isinstance(error, ChiasmError):
                 raise
             raise ChiasmError(code, f"{self.folder}: {_brief(error)}") from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Nobody else writes; whoever is killed lets go."""
+    with open(folder / LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def check_free(folder: Path) -> None:
