@@ -197,6 +197,7 @@ HARM: dict[str, tuple[str, str, str]] = {
         "index_unreadable",
     ),
     "the table's versions": ("*.manifest", "x", "index_unreadable"),
+    "no versions": ("*.manifest", "", "index_unreadable"),
     "the table's rows": ("data/*.lance", "x", "index_unreadable"),
 }
 

@@ -329,7 +329,8 @@ def _table(folder: Path, width: int) -> Any:
     try:
         # An interval of nothing: every search sees what other processes have put in by then.
         store = lancedb.connect(str(folder.absolute()), read_consistency_interval=timedelta(0))
-        table = store.create_table(TABLE, schema=_schema(width), exist_ok=True)
+        holds = any((folder / f"{TABLE}.lance" / "data").glob("*"))  # if not, who made the index was killed before
+        table = store.open_table(TABLE) if holds else store.create_table(TABLE, schema=_schema(width), exist_ok=True)
     except (RuntimeError, ValueError, OSError) as error:
         raise ChiasmError("index_unreadable", f"{folder}: {_brief(error)}") from error
     if table.schema != _schema(width):
