@@ -8,6 +8,7 @@ from chiasm.language.decoder import Decoder
 from chiasm.language.encoder_decoder import EncoderDecoder
 from chiasm.nn.packed import PackedLinear, packable
 from chiasm.nn.quantizing import quantize_layers
+from chiasm.nn.storage import by_rows
 
 
 def pack(module: nn.Module) -> bool:
@@ -29,4 +30,5 @@ def pack(module: nn.Module) -> bool:
     quantize_layers(language, PackedLinear)
     if language.lm_head is None:
         language.lm_head = PackedLinear(language.embed_tokens.weight, None)
+        by_rows(language.embed_tokens.weight)
     return True

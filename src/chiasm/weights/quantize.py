@@ -14,6 +14,7 @@ from chiasm.core.errors import ConfigError
 from chiasm.language.decoder import Decoder
 from chiasm.language.encoder_decoder import EncoderDecoder
 from chiasm.nn.quantizing import LEAST, Quantizer, eight_bits, four_bits, quantize_layers
+from chiasm.nn.storage import by_rows
 
 KINDS: dict[str, Quantizer] = {"int8": eight_bits, "int4": four_bits}
 
@@ -60,6 +61,7 @@ def _quantize_output(language: Decoder | EncoderDecoder) -> int:
     if head is None:
         # a tied output layer gets numbers of its own: rows are still looked up in the embedding, unrounded
         language.lm_head = eight_bits(language.embed_tokens.weight, None)
+        by_rows(language.embed_tokens.weight)
     elif type(head) is nn.Linear and min(head.weight.shape) >= LEAST:
         language.lm_head = eight_bits(head.weight, head.bias)
     else:
