@@ -59,7 +59,7 @@ def test_health_metrics_and_document(live: Live) -> None:
     status, _, document = live.ask("GET", "/openapi.json")
     assert set(document["paths"]) == {
         "/v1/chat/completions", "/v1/embeddings", "/v1/classify", "/v1/models", "/v1/models/{model}", "/health",
-        "/metrics", "/", "/v1/ground", "/v1/inspect", "/openapi.json",
+        "/metrics", "/", "/v1/ground", "/v1/inspect", "/v1/images/search", "/openapi.json",
     }  # fmt: skip
 
 
