@@ -66,6 +66,20 @@ def forward(model):
     return torch.cat([output.flatten() for output in outputs])
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if {"embed", "match"} & set(families()[name].capabilities)])
+def test_pictures_are_embedded_and_matched_in_half_precision(name, tiny_folder) -> None:
+    whole, half = (chiasm.load(str(tiny_folder(name)), dtype=dtype) for dtype in ("float32", "bfloat16"))
+    if "embed" in whole.capabilities:
+        for one, other in zip(
+            *((m.embed_images([picture(1)]), m.embed_texts(["a cat"])) for m in (whole, half)), strict=True
+        ):
+            assert other.dtype == torch.float32 and other.norm() == pytest.approx(1, abs=1e-5)
+            assert one @ other > 0.98
+    if isinstance(whole.module, Matching):
+        one, other = (m.match([picture(1)] * several(m, 1), ["a cat"]) for m in (whole, half))
+        torch.testing.assert_close(one, other, atol=0.05, rtol=0)
+
+
 def writes(model) -> bool:
     """It writes token by token; a classifier answers at once."""
     return "generate" in model.capabilities and not isinstance(model.module, Answering)

@@ -70,10 +70,12 @@ class Batch:
         assert self.pixel_values is not None
         return see(self.pixel_values)
 
-    def to(self, device: Any) -> Batch:
-        """The same batch with every tensor on `device`."""
+    def to(self, device: Any, dtype: Any = None) -> Batch:
+        """The same batch with every tensor on `device`, and pixels as numbers of `dtype` where one is given."""
         moved = {}
         for item in fields(self):
             value = getattr(self, item.name)
             moved[item.name] = value.to(device) if hasattr(value, "to") else value
+        if dtype is not None and self.pixel_values is not None:
+            moved["pixel_values"] = moved["pixel_values"].to(dtype)
         return replace(self, **moved)

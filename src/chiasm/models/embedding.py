@@ -13,6 +13,7 @@ from chiasm.core.batch import Batch
 from chiasm.core.errors import CapabilityError, PromptError
 from chiasm.core.protocols import Embedding
 from chiasm.models.judging import check_labels
+from chiasm.nn.storage import number_type
 from chiasm.processing.processor import DualProcessor
 
 CHUNK = 32  # pictures or texts a forward pass: bounds memory, and larger gains nothing on two cores
@@ -58,7 +59,8 @@ class Embedder:
             raise CapabilityError("modality_missing", what, hint="chiasm models")
 
         def embed(part: Sequence[Any]) -> torch.Tensor:
-            vectors = module.embed_kind("audio", processor.sounds(part, rate).to(self.device))
+            heard = processor.sounds(part, rate).to(self.device, number_type(module))
+            vectors = module.embed_kind("audio", heard)
             return F.normalize(vectors, dim=-1)
 
         return _chunked(sounds, embed)
@@ -80,12 +82,12 @@ class Embedder:
         return [sorted(zip(labels, row, strict=True), key=lambda pair: -pair[1]) for row in probabilities.tolist()]
 
     def _ready(self, batch: Batch) -> Batch:
-        return batch.to(self.device)
+        return batch.to(self.device, number_type(self.module))
 
 
 @torch.inference_mode()
 def _chunked(items: Sequence[Any], embed: Callable[[Sequence[Any]], torch.Tensor]) -> torch.Tensor:
     if not items:
         raise PromptError("nothing_to_embed", "0 items given, at least 1 needed")
-    parts = [embed(items[at : at + CHUNK]).float().cpu() for at in range(0, len(items), CHUNK)]
-    return torch.cat(parts)
+    vectors = torch.cat([embed(items[at : at + CHUNK]) for at in range(0, len(items), CHUNK)])
+    return (vectors if vectors.dtype == torch.float32 else F.normalize(vectors.float(), dim=-1)).cpu()

@@ -18,6 +18,7 @@ from chiasm.core.messages import Conversation
 from chiasm.core.plan import ImagePlan
 from chiasm.core.protocols import Answering, Generative, Heating, Matching
 from chiasm.core.replies import Grounding, Region, Reply, Score, Usage
+from chiasm.nn.storage import number_type
 from chiasm.processing.fusion import FusionProcessor, same_picture
 from chiasm.processing.processor import Processor
 from chiasm.processing.tokenizer import Tokenizer
@@ -54,7 +55,7 @@ def match_pairs(
     shape: torch.Size | None = None
     for at in range(0, len(images), CHUNK):
         some = images[at : at + CHUNK]
-        batch = processor.pairs(some, texts[at : at + CHUNK], truncate=truncate).to(device)
+        batch = processor.pairs(some, texts[at : at + CHUNK], truncate=truncate).to(device, number_type(module))
         assert batch.pixel_values is not None
         if len(batch.pixel_values) == len(some):
             names = [same_picture(image) for image in some]
@@ -188,8 +189,7 @@ def seen(module: nn.Module, batch: Batch) -> Batch:
     pixels, see = batch.pixel_values, getattr(module, "visual_features", None)
     if pixels is None or see is None or pixels.dim() != 4 or not isinstance(module, Generative):
         return batch
-    weight = next(module.parameters())
-    return replace(batch, features=see(pixels.to(weight.dtype)), pixel_values=None)
+    return replace(batch, features=see(pixels.to(number_type(module))), pixel_values=None)
 
 
 def _answer_logs(module: Answering, batch: Batch) -> torch.Tensor:

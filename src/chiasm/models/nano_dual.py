@@ -101,7 +101,8 @@ class NanoDual(DualEncoder):
         size = tower.config.image_size
         if pixels.shape[-1] == size:
             return pixels
-        return F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+        resized = F.interpolate(pixels.float(), (size, size), mode="bicubic", antialias=True)
+        return resized.to(pixels.dtype)  # half precision has no such kernel on a processor
 
 
 def processor(config: NanoDualConfig, parts: Parts) -> DualProcessor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -30,6 +32,11 @@ def by_rows(weight: torch.Tensor) -> None:
 def _by_columns(weight: torch.Tensor) -> None:
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous():
         weight.data = weight.data.t().contiguous().t()
+
+
+def number_type(module: Any) -> torch.dtype:
+    """What numbers a module computes with: its weights', where those aren't whole numbers."""
+    return next(weight.dtype for weight in module.parameters() if weight.is_floating_point())
 
 
 def narrow_type() -> torch.dtype:
