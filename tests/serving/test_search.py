@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from chiasm.core.errors import ChiasmError
 from chiasm.search.index import About, PictureIndex
 from chiasm.serving.engine import BatchingEngine
 from chiasm.serving.local import LocalHost
-from chiasm.serving.searching import attach
+from chiasm.serving.searching import Searched, attach
 from chiasm.serving.settings import MediaLimits, Settings
 
 ROUTE = "/v1/images/search"
@@ -96,3 +97,16 @@ def test_a_broken_index_is_told_without_its_path(
     monkeypatch.setattr(PictureIndex, "search", broken)
     status, _, told = live.ask("POST", ROUTE, {"query": {"type": "image", "url": RED}})
     assert (status, told["error"]["code"]) == (503, "index_unreadable") and str(index.folder) not in str(told)
+
+
+def test_an_index_that_hangs_holds_no_request(
+    index: PictureIndex, hosts: dict[str, LocalHost], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(PictureIndex, "search", lambda *_: released.wait(30))
+    live = Live(hosts, Settings(request_seconds=1.0), tmp_path, {"mine": Searched(index, "clip")})
+    try:
+        status, _, told = live.ask("POST", ROUTE, {"query": "x"})
+    finally:
+        released.set()
+    assert (status, told["error"]["code"]) == (504, "request_timeout")

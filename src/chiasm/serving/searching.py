@@ -99,15 +99,19 @@ async def answer(
         searched, host: the index, and where its model is.
         request: what is asked.
         pictures: the one that is searched by, or none.
-        seconds: for the model to answer.
+        seconds: for the model to answer, and again for the index.
 
     Returns:
         A `SearchDocument`.
+
+    Raises:
+        TimeoutError: one of them takes longer.
+        Fault: the index can't be read.
     """
     (vector,) = await _embedded(host, searched.model, [request.query], pictures, seconds)
     limit = request.max_num_results or DEFAULT_RESULTS
     try:
-        hits = await asyncio.to_thread(searched.index.search, vector, limit)
+        hits = await asyncio.wait_for(asyncio.to_thread(searched.index.search, vector, limit), seconds)
     except ChiasmError as error:  # its words name the folder
         log.error("index %s: %s", name, error.what)
         raise Fault(503, error.code, f"index {name} can't be read; the server's log tells more") from None
