@@ -195,6 +195,8 @@ def test_indexes(fails: Fails, tiny_folder: Make, tmp_path: Path) -> None:
     assert fails("index", "info", tmp_path / "index") == "index_missing"
     assert fails("index", "remove", tmp_path / "index", "--gone") == "index_missing"
     assert fails("search", tmp_path / "index", "a cat") == "index_missing"
+    assert fails("search", tmp_path / "index", "a cat", "--sheet", "found.pdf") == "sheet_format"
+    assert fails("search", tmp_path / "index", "a cat", "--limit", 1001, "--sheet", "a.png") == "sheet_too_large"
     assert not (tmp_path / "index").exists()
 
 

@@ -104,6 +104,20 @@ def info(target: Path, /, *, options: Output = OUTPUT) -> None:
         say(f"{target}: {rows:,} pictures, vectors of {width} numbers from {opened.about.model}")
 
 
+def model_of(opened: PictureIndex, model: str | None, options: Loading) -> Model:
+    """The model that made an index's vectors, loaded from where it was then, or from `model`.
+
+    Raises:
+        ChiasmError: index_model, when it is another.
+    """
+    from chiasm.search.index import probed
+
+    source = model or opened.about.model
+    loaded = options.load(source)
+    opened.about.check(probed(loaded), source)
+    return loaded
+
+
 # --- helpers ------------------------------------------------------------------------------------------------
 
 
@@ -120,9 +134,7 @@ def _opened(target: Path, model: str | None, options: Loading) -> tuple[PictureI
 
     if (target / ABOUT).exists():
         opened = PictureIndex(target)
-        loaded = options.load(model or opened.about.model)
-        opened.about.check(probed(loaded), model or opened.about.model)
-        return opened, loaded
+        return opened, model_of(opened, model, options)
     if model is None:
         raise UsageError(f"{target} is a new index and --model was not given", hint="--model nano-dual")
     check_free(target)

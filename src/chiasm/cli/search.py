@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chiasm.cli.index import model_of
 from chiasm.cli.options import LOADING, Loading
 from chiasm.cli.output import UsageError, emit, note, say
 
@@ -36,17 +37,16 @@ def search(
         raise UsageError(f"{given} of a text and --image were given, 1 is needed", hint='chiasm search INDEX "a dog"')
     if not 1 <= limit <= 10_000:
         raise UsageError(f"--limit is {limit}, outside 1 to 10,000")
-    from chiasm.search.index import PictureIndex, probed
+    from chiasm.search.index import PictureIndex
+    from chiasm.search.sheet import check, draw
 
+    if sheet is not None:
+        check(sheet, limit)
     opened = PictureIndex(index)
-    source = model or opened.about.model
-    loaded = options.load(source)
-    opened.about.check(probed(loaded), source)
+    loaded = model_of(opened, model, options)
     vectors = loaded.embed_texts([text]) if text is not None else loaded.embed_images([image])
     hits = opened.search(vectors[0].numpy(), limit)
     if sheet is not None:
-        from chiasm.search.sheet import draw
-
         draw([(hit.path, f"{hit.score:.3f}  {hit.name}") for hit in hits], sheet)
         note(f"{sheet}: {len(hits)} pictures")
     if options.json:

@@ -5,9 +5,8 @@ in the middle leaves the table as it was before. One process writes at a time, t
 put the same new id in at once both have it. Search is exact: every vector is compared, so nothing is missed;
 LanceDB's approximate indexes, which miss some, are not used.
 
-Vectors of two models can't be compared, nor those of one model before and after its weights or its way of resizing
-changed. So an index keeps what its model said of one text and one picture, the probe, and a model that says otherwise
-is refused.
+Vectors of two models can't be compared, nor those of one model before and after its weights changed. So an index keeps
+what its model said of one text and one picture, the probe, and a model that says otherwise is refused.
 """
 
 from __future__ import annotations

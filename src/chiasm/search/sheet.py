@@ -16,22 +16,33 @@ MOST = 1000  # a sheet of more takes hundreds of MB, and JPEG ends at 65,535 pix
 PAPER, INK, MISSING = (245, 245, 240), (20, 20, 20), (225, 215, 215)
 
 
-def draw(found: Sequence[tuple[str, str]], out: Path) -> None:
-    """Write the picture.
+def check(out: Path, count: int) -> None:
+    """Refuse a sheet that can't be written.
 
     Args:
-        found: (path, words below) each, best first; a file that is gone or can't be read leaves an empty place.
         out: .png, .jpg or .jpeg.
+        count: most pictures on it.
 
     Raises:
         ChiasmError: sheet_format or sheet_too_large.
     """
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ChiasmError("sheet_format", f"--sheet ends in {out.suffix!r}, known are .png and .jpg", hint="found.png")
-    if len(found) > MOST:
-        raise ChiasmError(
-            "sheet_too_large", f"{len(found)} pictures for one sheet, the most are {MOST}", hint="--limit 100"
-        )
+    if count > MOST:
+        raise ChiasmError("sheet_too_large", f"{count} pictures for one sheet, the most are {MOST}", hint="--limit 100")
+
+
+def draw(found: Sequence[tuple[str, str]], out: Path) -> None:
+    """Write the picture.
+
+    Args:
+        found: (path, words below) each, best first; a file that is gone or can't be read leaves an empty place.
+        out: where.
+
+    Raises:
+        ChiasmError: as `check`.
+    """
+    check(out, len(found))
     rows = max(1, -(-len(found) // COLUMNS))
     size = COLUMNS * (SIDE + GAP) + GAP, rows * (SIDE + LINE + GAP) + GAP
     sheet = Image.new("RGB", size, PAPER)
